@@ -1,0 +1,132 @@
+"""From text to one syntax tree, within limits.
+
+Owns: reading, and the limits on size. Every statement that is too large or too nested for the parser to read at once
+is refused before it is parsed: sqlglot tries some constructs twice (joins without ON, type names before a
+parenthesis), so that nesting them costs two to the power of their number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sqlglot import exp
+from sqlglot.dialects.postgres import Postgres
+from sqlglot.errors import ParseError, TokenError
+from sqlglot.tokens import Token, TokenType
+
+from billable_metrics.allowed import FUNCTIONS
+from billable_metrics.places import refuse_at
+from rollup_engine.errors import MetricError
+
+SQL_CHARACTERS_MAX: Final = 20_000
+TOKENS_MAX: Final = 4_000
+NESTING_MAX: Final = 30
+JOINS_MAX: Final = 12
+TRIED_TWICE_NESTING_MAX: Final = 3
+
+_PUNCTUATION = frozenset(
+    {
+        *(TokenType.L_PAREN, TokenType.R_PAREN, TokenType.COMMA, TokenType.DOT, TokenType.STAR, TokenType.DCOLON),
+        *(TokenType.PLUS, TokenType.DASH, TokenType.SLASH, TokenType.MOD, TokenType.DPIPE),
+        *(TokenType.EQ, TokenType.NEQ, TokenType.LT, TokenType.LTE, TokenType.GT, TokenType.GTE),
+    }
+)
+_CONSTANTS = frozenset({TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER})
+_WORD = re.compile(r"[^\W\d]\w*(\s+\w+)*")
+
+_CHEAP_BEFORE_PAREN = frozenset(
+    {
+        *(TokenType.SELECT, TokenType.FROM, TokenType.JOIN, TokenType.ON, TokenType.USING, TokenType.WHERE),
+        *(TokenType.HAVING, TokenType.ORDER_BY, TokenType.GROUP_BY, TokenType.PARTITION_BY, TokenType.ALIAS),
+        *(TokenType.DISTINCT, TokenType.ALL, TokenType.EXCEPT, TokenType.INTERSECT, TokenType.EXISTS, TokenType.IN),
+        *(TokenType.AND, TokenType.OR, TokenType.NOT, TokenType.BETWEEN, TokenType.LIKE, TokenType.ILIKE),
+        *(TokenType.CASE, TokenType.WHEN, TokenType.THEN, TokenType.ELSE, TokenType.OVER, TokenType.FILTER),
+        *(TokenType.LIMIT, TokenType.OFFSET, *_PUNCTUATION, *_CONSTANTS),
+    }
+)
+
+
+def parse_statement(sql: str) -> exp.Query:
+    """The tree of the one SELECT statement in the text.
+
+    Raises MetricError for text that is no SQL, holds no or several statements or another kind, or is too large.
+    """
+    if len(sql) > SQL_CHARACTERS_MAX:
+        raise MetricError(f"metric SQL has at most {SQL_CHARACTERS_MAX} characters; this one has {len(sql)}")
+    dialect = Postgres()
+    try:
+        tokens = dialect.tokenize(sql)
+        _check_tokens(tokens, sql)
+        trees = [tree for tree in dialect.parser().parse(tokens, sql) if tree is not None]
+    except TokenError as error:
+        raise refuse_at("a quotation mark or comment is opened and not closed", sql, error.start) from error
+    except ParseError as error:
+        raise _syntax_error(error, sql) from error
+    except RecursionError as error:
+        raise MetricError("the metric is nested too deeply; take parts of it out into WITH", sql=sql) from error
+    if not trees:
+        raise MetricError("the metric is empty; write one SELECT statement", sql=sql)
+    if not isinstance(tree := trees[0], exp.Query):
+        raise refuse_at(f"metric SQL is one SELECT statement; this is {tree.key.upper()}", sql, _first(tokens))
+    return tree
+
+
+def _check_tokens(tokens: list[Token], sql: str) -> None:
+    if len(tokens) > TOKENS_MAX:
+        raise refuse_at(f"metric SQL has at most {TOKENS_MAX} words and signs", sql, tokens[TOKENS_MAX].start)
+    joins = [token for token in tokens if token.token_type is TokenType.JOIN]
+    if len(joins) > JOINS_MAX:
+        raise refuse_at(f"a metric has at most {JOINS_MAX} joins", sql, joins[JOINS_MAX].start)
+    for index, token in enumerate(tokens):
+        last = index == len(tokens) - 1
+        if token.token_type is TokenType.SEMICOLON and not last:
+            raise refuse_at("metric SQL is one statement; take out what follows the semicolon", sql, token.start)
+        if "\0" in token.text:
+            raise refuse_at("text in Postgres cannot hold the character U+0000", sql, token.start)
+        if not (_is_known(token) or token.token_type is TokenType.SEMICOLON):
+            raise refuse_at(f"{token.text!r} is not part of metric SQL", sql, token.start)
+        # Postgres reads 1_000 as a number, sqlglot as 1 with the name _000.
+        if token.token_type is TokenType.NUMBER and not last:
+            follower = tokens[index + 1]
+            if follower.start == token.end + 1 and _WORD.fullmatch(follower.text):
+                raise refuse_at("a number ends in letters; write digits only", sql, token.start)
+    _check_nesting(tokens, sql)
+
+
+def _is_known(token: Token) -> bool:
+    kind = token.token_type
+    return kind in _PUNCTUATION or kind in _CONSTANTS or _WORD.fullmatch(token.text) is not None
+
+
+def _check_nesting(tokens: list[Token], sql: str) -> None:
+    tried_twice: list[bool] = []
+    before: Token | None = None
+    for token in tokens:
+        if token.token_type is TokenType.L_PAREN:
+            tried_twice.append(before is not None and not _is_cheap(before))
+            if len(tried_twice) > NESTING_MAX or sum(tried_twice) > TRIED_TWICE_NESTING_MAX:
+                raise refuse_at("the metric is nested too deeply; take parts of it out into WITH", sql, token.start)
+        elif token.token_type is TokenType.R_PAREN and tried_twice:
+            tried_twice.pop()
+        before = token
+
+
+def _is_cheap(before: Token) -> bool:
+    return before.token_type in _CHEAP_BEFORE_PAREN or before.text.lower() in FUNCTIONS
+
+
+def _first(tokens: list[Token]) -> int:
+    return tokens[0].start
+
+
+def _syntax_error(error: ParseError, sql: str) -> MetricError:
+    """sqlglot's columns are those of a token's last character; its own messages may print a whole Token."""
+    found = error.errors[0] if error.errors else {}
+    description = str(found.get("description") or "syntax error")
+    description = re.sub(r"\s*(but got|, got)? ?<Token.*", "", description).strip().rstrip(".")
+    line, column = found.get("line"), found.get("col")
+    if not isinstance(line, int) or not isinstance(column, int):
+        return MetricError(f"this is not valid SQL: {description}", sql=sql)
+    start = max(1, column - len(str(found.get("highlight") or "")) + 1)
+    return MetricError(f"this is not valid SQL: {description}", line=line, column=start, sql=sql)

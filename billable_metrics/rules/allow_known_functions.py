@@ -1,0 +1,45 @@
+"""Rule: every function is on the allow-list."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from billable_metrics.allowed import FUNCTION_NODES, FUNCTIONS, NODES
+from billable_metrics.catalog import nearest
+from billable_metrics.places import written
+from billable_metrics.rules.find_scans import SCAN_FUNCTION
+from billable_metrics.scan import Context
+
+
+def allow_known_functions(tree: exp.Query, context: Context) -> exp.Query:
+    """Refuses functions that are not listed, and listed ones in sqlglot's spelling for other databases."""
+    for node in tree.find_all(exp.Func):
+        if type(node) in NODES and not isinstance(node, exp.Mod):
+            continue
+        if isinstance(node, exp.Anonymous) and node.name.lower() == SCAN_FUNCTION:
+            if not isinstance(node.parent, exp.Table):
+                raise context.refuse("AGGREGATED_EVENTS('…') is a table: it stands after FROM or JOIN", node)
+            continue
+        if type(node) not in FUNCTION_NODES or not _is_listed(node, context):
+            raise _refused(node, context)
+    return tree
+
+
+def _is_listed(node: exp.Expr, context: Context) -> bool:
+    if node.meta_get("start") is None:  # an operator or a syntax of its own, such as EXTRACT(… FROM …)
+        return True
+    return _name(node, context) in FUNCTIONS
+
+
+def _name(node: exp.Expr, context: Context) -> str:
+    return written(node, context.sql).strip('"').lower()
+
+
+def _refused(node: exp.Expr, context: Context) -> Exception:
+    name = _name(node, context) if node.meta_get("start") is not None else node.key
+    hint = f" Did you mean {close}?" if (close := nearest(name, FUNCTIONS)) else ""
+    return context.refuse(f"the function {name} is not part of metric SQL.{hint} {_allowed()}", node)
+
+
+def _allowed() -> str:
+    return f"Functions there are: {', '.join(sorted(FUNCTIONS))}"

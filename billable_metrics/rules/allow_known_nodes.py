@@ -1,0 +1,75 @@
+"""Rule: every node, and every argument of a clause, is on the allow-list."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sqlglot import exp
+
+from billable_metrics.allowed import JOIN_KINDS, JOIN_SIDES, NODES
+from billable_metrics.places import written
+from billable_metrics.scan import Context
+
+IDENTIFIER_BYTES_MAX: Final = 63
+"""Postgres cuts longer names, so that two different ones could become the same."""
+
+_KEYWORDS = re.compile(r"[A-Za-z]+( [A-Za-z]+)*")
+
+_NAMED: Final[dict[str, str]] = {
+    "into": "SELECT INTO",
+    "locks": "a locking clause (FOR UPDATE, FOR SHARE)",
+    "recursive": "WITH RECURSIVE",
+    "db": "a schema-qualified table",
+    "catalog": "a schema-qualified table",
+    "sample": "TABLESAMPLE",
+    "ordinality": "WITH ORDINALITY",
+    "only": "ONLY",
+    "method": "a NATURAL or ASOF join (name the columns with ON or USING)",
+    "laterals": "LATERAL",
+    "grouping_sets": "GROUPING SETS",
+    "cube": "CUBE",
+    "rollup": "ROLLUP",
+    "placeholder": "a parameter",
+    "parameter": "a parameter",
+    "lock": "a locking clause (FOR UPDATE, FOR SHARE)",
+    "values": "VALUES",
+    "bracket": "an array subscript",
+    "dot": "a schema-qualified function or a field of a row",
+}
+
+
+def allow_known_nodes(tree: exp.Query, context: Context) -> exp.Query:
+    """Refuses node classes and arguments that are not listed; functions are left to their own rule."""
+    for node in tree.walk():
+        allowed = NODES.get(type(node))
+        if allowed is None:
+            if isinstance(node, exp.Func):
+                continue
+            raise context.refuse(f"{_what(node.key)} is not part of metric SQL", node)
+        for name, value in node.args.items():
+            if name not in allowed and value not in (None, False, []):
+                raise context.refuse(f"{_what(name)} is not part of metric SQL", node)
+        _check_texts(node, context)
+    return tree
+
+
+def _what(key: str) -> str:
+    return _NAMED.get(key, key.rstrip("_").replace("_", " ").upper())
+
+
+def _check_texts(node: exp.Expr, context: Context) -> None:
+    """sqlglot keeps some keywords as bare text and prints them as they are: only words pass, and only known joins."""
+    if isinstance(node, exp.Identifier):
+        if not 1 <= len(node.name.encode()) <= IDENTIFIER_BYTES_MAX:
+            raise context.refuse(f"a name has 1 to {IDENTIFIER_BYTES_MAX} bytes", node)
+        return
+    if isinstance(node, exp.Literal):
+        return
+    for value in node.args.values():
+        if isinstance(value, str) and not _KEYWORDS.fullmatch(value):
+            raise context.refuse(f"{written(node, context.sql)} is not part of metric SQL", node)
+    if isinstance(node, exp.Join) and not (node.side in JOIN_SIDES and node.kind in JOIN_KINDS):
+        raise context.refuse(f"a {node.side or node.kind} join is not part of metric SQL", node)
+    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+        raise context.refuse("joins in parentheses are not part of metric SQL; write them without", node)

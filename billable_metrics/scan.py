@@ -1,0 +1,89 @@
+"""What the rules share while one metric is rewritten: its scans and its parameters.
+
+Owns: the notes taken on the way. Must never touch the tree; that is what rules are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from sqlglot import exp
+
+from billable_metrics.catalog import Catalog, Table
+from billable_metrics.places import refuse
+from rollup_engine.config.naming import column_name
+from rollup_engine.errors import MetricError
+
+EVENT_NAME_COLUMN: Final = "event_name"
+"""Tells the rollups apart in the long form; a constant in every row of one scan."""
+
+
+@dataclass(eq=False, slots=True)
+class Scan:
+    """One place where a metric reads a rollup.
+
+    `alias` is the name the scan has in its SELECT. `long_form` scans are written `FROM events`. `used` are the public
+    columns the metric needs, `predicates` the filters to apply before the latest revision is taken, over physical
+    column names.
+    """
+
+    node: exp.Table
+    table: Table
+    alias: str
+    long_form: bool = False
+    used: set[str] = field(default_factory=set)
+    predicates: list[exp.Expr] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Public columns, in the order of `*`."""
+        return (*self.table.columns, EVENT_NAME_COLUMN) if self.has_event_name else tuple(self.table.columns)
+
+    @property
+    def has_event_name(self) -> bool:
+        """Whether rows carry the long form's event name."""
+        return self.long_form and EVENT_NAME_COLUMN not in self.table.columns
+
+    def column(self, written: str) -> str | None:
+        """The public column meant by a written name, or None."""
+        if self.has_event_name and column_name(written) == EVENT_NAME_COLUMN:
+            return EVENT_NAME_COLUMN
+        return self.table.column(written)
+
+
+@dataclass(slots=True)
+class Context:
+    """One rewriting: what is asked for, and what the rules have found so far."""
+
+    sql: str
+    catalog: Catalog
+    customer: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    scans: list[Scan] = field(default_factory=list)
+    params: list[object] = field(default_factory=list)
+
+    def parameter(self, value: object) -> exp.Parameter:
+        """A placeholder bound to the value; the same value is bound once."""
+        if value not in self.params:
+            self.params.append(value)
+        return exp.Parameter(this=exp.Literal.number(self.params.index(value) + 1))
+
+    def refuse(self, message: str, node: exp.Expr) -> MetricError:
+        """The error to raise for a node, pointing at where it was written."""
+        return refuse(message, self.sql, node)
+
+    def scans_of(self, select: exp.Select) -> dict[str, Scan]:
+        """The scans in a SELECT's own FROM, by alias."""
+        items = {id(item) for item in from_items(select)}
+        return {scan.alias: scan for scan in self.scans if id(scan.node) in items}
+
+
+def from_items(select: exp.Select) -> list[exp.Expr]:
+    """What a SELECT reads, left to right: the item after FROM and those of its joins."""
+    source = select.args.get("from_")
+    first: Iterable[exp.Expr] = [source.this] if source else []
+    return [*first, *(join.this for join in select.args.get("joins") or ())]

@@ -1,0 +1,226 @@
+"""The command line. Each command checks its words, calls one function and prints; heavy imports wait until then.
+
+Errors go to stderr as one clear sentence, without a traceback. Exit status: 0 ok, 1 failed, 2 wrong use or config.
+"""
+
+import asyncio
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from rollup_engine.errors import RollupError, UsageError
+
+app = typer.Typer(
+    name="rollup-engine",
+    help="Exact streaming rollups for usage billing: Kafka in, billable totals in Postgres out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+letters = typer.Typer(help="What was refused, and why.", no_args_is_help=True)
+app.add_typer(letters, name="dead-letters")
+
+ConfigDir = Annotated[
+    Optional[Path], typer.Option("--config", metavar="DIR", help="Directory of rollup YAML files. [default: rollups/]")
+]
+Format = Annotated[str, typer.Option("--format", metavar="table|json|csv", help="How to print the result.")]
+
+
+def main() -> None:
+    """Entry point: every error of ours ends as one sentence and its exit status."""
+    try:
+        app()
+    except RollupError as error:
+        print(f"rollup-engine: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _settings() -> Any:
+    from rollup_engine.config.settings import load_settings
+
+    return load_settings()
+
+
+def _config(settings: Any, config: Path | None) -> tuple[Any, str]:
+    from rollup_engine.config.loader import load
+
+    directory = config or settings.config_dir
+    return load(directory), str(directory)
+
+
+def _log(settings: Any) -> None:
+    from rollup_engine.telemetry import configure_logging
+
+    configure_logging(settings.log_level, settings.log_format)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the demo's state directory behind.")] = False,
+) -> None:
+    """Stream a real access log through Kafka into Postgres, and prove every total. Ends by itself."""
+    from rollup_engine.runtime.demo import run
+
+    sys.exit(0 if run(keep=keep) else 1)
+
+
+@app.command()
+def up(
+    config: ConfigDir = None,
+    exit_when_idle: Annotated[
+        Optional[float],
+        typer.Option("--exit-when-idle", metavar="SECONDS", min=0.1, help="End once nothing new came for so long."),
+    ] = None,
+) -> None:
+    """Run every role, with embedded Kafka and Postgres where none are configured."""
+    from rollup_engine.runtime import up as runner
+
+    settings = _settings()
+    _log(settings)
+    loaded, directory = _config(settings, config)
+    with runner.services(settings) as addresses:
+        going = runner.up(settings, loaded, directory, addresses, exit_when_idle=exit_when_idle, say=_say)
+        if not asyncio.run(going):
+            raise RollupError("A role ended with an error; its log is above.")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _role(role: str, config: Path | None, drain: bool) -> None:
+    from rollup_engine.runtime import worker
+    from rollup_engine.runtime.addresses import running
+
+    settings = _settings()
+    _log(settings)
+    loaded, _ = _config(settings, config)
+    addresses = running(settings)
+    port = settings.web_port or {"route": 6066, "work": 6067}[role]
+    asyncio.run(
+        worker.run(role, settings, loaded, addresses.kafka, addresses.database, web_port=port, drain=drain)
+    )
+
+
+Drain = Annotated[bool, typer.Option("--drain", help="On a stop, first work off what the input topics hold.")]
+
+
+@app.command()
+def route(config: ConfigDir = None, drain: Drain = False) -> None:
+    """One route process: raw topics to the events topic. As many as wanted."""
+    _role("route", config, drain)
+
+
+@app.command()
+def work(config: ConfigDir = None, drain: Drain = False) -> None:
+    """One work process: dedup and rollup, into Postgres. As many as wanted."""
+    _role("work", config, drain)
+
+
+@app.command()
+def validate(
+    paths: Annotated[Optional[list[Path]], typer.Argument(metavar="[PATH]...", help="YAML or SQL files, or directories.")] = None,
+) -> None:
+    """Check rollup YAML and metric SQL; report every problem at once."""
+    from rollup_engine.runtime.validation import validate as check
+
+    checked = check(paths, _settings())
+    print(f"{checked.describe()}: no problems found.")
+
+
+@app.command()
+def migrate(config: ConfigDir = None) -> None:
+    """Create or upgrade the database schema. Safe to run twice and from two places at once."""
+    from rollup_engine.runtime.migration import migrate as run
+
+    settings = _settings()
+    _log(settings)
+    loaded = _config(settings, config)[0] if config or settings.config_dir.is_dir() else None
+    for line in asyncio.run(run(settings, loaded)):
+        print(line)
+
+
+@app.command()
+def produce(
+    file: Annotated[Path, typer.Argument(metavar="FILE.ndjson", help="One event a line; `-` reads standard input.")],
+    topic: Annotated[str, typer.Option("--topic", help="Raw Kafka topic to send to.")],
+    rate: Annotated[
+        Optional[float], typer.Option("--rate", metavar="N", min=0.001, help="Events a second at the most.")
+    ] = None,
+) -> None:
+    """Send a file's lines as raw events."""
+    from rollup_engine.runtime.screens import produce_file
+
+    produce_file(_settings(), file, topic, rate)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="Metric SQL over AGGREGATED_EVENTS('event').")],
+    customer: Annotated[Optional[str], typer.Option("--customer", metavar="C", help="For one customer only.")] = None,
+    start: Annotated[Optional[str], typer.Option("--start", metavar="T", help="From this time on (RFC 3339).")] = None,
+    end: Annotated[Optional[str], typer.Option("--end", metavar="T", help="Before this time (RFC 3339).")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the rewritten SQL instead of running it.")] = False,
+    output: Format = "table",
+) -> None:
+    """Run metric SQL through the rewriter."""
+    from rollup_engine.runtime.screens import run_query
+
+    _one_of(output, "table", "json", "csv")
+    run_query(_settings(), sql, customer, _time(start, "--start"), _time(end, "--end"), explain, output)
+
+
+@app.command()
+def status(output: Format = "table") -> None:
+    """The books, lag and watermark per event type."""
+    from rollup_engine.runtime.screens import show_status
+
+    _one_of(output, "table", "json")
+    show_status(_settings(), output)
+
+
+@letters.command("list")
+def letters_list(
+    event: Annotated[Optional[str], typer.Option("--event", help="Of this event type only.")] = None,
+    reason: Annotated[Optional[str], typer.Option("--reason", help="With this reason or outcome only.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="The newest so many.")] = 20,
+    output: Format = "table",
+) -> None:
+    """The newest dead letters."""
+    from rollup_engine.runtime.screens import list_letters
+
+    _one_of(output, "table", "json")
+    list_letters(_settings(), event, reason, limit, output)
+
+
+@letters.command("show")
+def letters_show(number: Annotated[int, typer.Argument(metavar="ID", help="From `dead-letters list`.")]) -> None:
+    """One dead letter in full, with the original event."""
+    from rollup_engine.runtime.screens import show_letter
+
+    show_letter(_settings(), number)
+
+
+def _one_of(value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise UsageError(f"--format {value!r} is not known here. Write one of {', '.join(allowed)}.")
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r} is no time. Write e.g. 2022-08-14T15:10:00Z.") from error
+    if time.tzinfo is None:
+        raise UsageError(f"{option} {text!r} has no offset. Write e.g. {text}Z for UTC.")
+    return time

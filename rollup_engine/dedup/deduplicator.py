@@ -1,0 +1,163 @@
+"""The core of the second stage, the only judge: rows of the events topic to verdicts, deltas, books, dead letters.
+
+Pure: (state, records, remembered ids) -> outcome. Nothing is written here; the stage writes the outcome in the order
+of rule 2. A record's rows are cut by the marks first; rows that are cut still renew their ids, but get no verdict.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import polars as pl
+
+from rollup_engine import keys
+from rollup_engine.config.model import Config, EventType
+from rollup_engine.dedup import letters
+from rollup_engine.dedup.verdicts import (
+    CONFLICTING,
+    COUNTED,
+    DUPLICATE,
+    FUTURE,
+    INVALID,
+    LATE,
+    UNMATCHED,
+    id_keys,
+    judge_frame,
+)
+from rollup_engine.exchange import Marks, Packed
+from rollup_engine.progress import Books, Writes
+from rollup_engine.route.router import EVENT, REJECTED
+from rollup_engine.route.router import UNMATCHED as UNMATCHED_TABLE
+from rollup_engine.windows import aggregates
+
+Lookup = Callable[[list[bytes]], list[bytes | None]]
+
+
+class DedupState(msgspec.Struct, frozen=True):
+    """What dedup keeps per events partition, in the sink's row."""
+
+    marks: dict[str, int] = {}
+    clocks: dict[str, int] = {}  # running maximum of the raw records' time, per source
+    generation: int = 0  # of the last record judged
+
+    def expired_before_ms(self, horizon_ms: int) -> int | None:
+        """Ids last seen before this can serve no row any more: the slowest source's clock less the horizon.
+
+        An idle source holds it back by one more horizon at most. None before any record was taken.
+        """
+        if not self.clocks:
+            return None
+        slowest, fastest = min(self.clocks.values()), max(self.clocks.values())
+        return max(slowest, fastest - horizon_ms) - horizon_ms
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch comes to. `deltas`: per rollup table, rows with `offset` (the events offset) and `tuple_key`."""
+
+    state: DedupState
+    puts: Mapping[bytes, bytes]
+    writes: Writes
+    deltas: Mapping[str, pl.DataFrame]
+
+
+def deduplicate(
+    state: DedupState,
+    marks: Marks,
+    records: Sequence[tuple[int, Packed]],
+    config: Config,
+    lookup: Lookup,
+) -> Outcome:
+    """Judge `records` (events offset, record), all of one generation, under its `config`. Moves `marks` along."""
+    clocks = dict(state.clocks)
+    tables: dict[str, list[pl.DataFrame]] = {}
+    for offset, packed in records:
+        taken = marks.take(packed.source, packed.start, packed.end, offset)
+        if taken is None:
+            continue
+        clocks[packed.source] = max(packed.clock_ms, clocks.get(packed.source, packed.clock_ms))
+        for name, frame in packed.tables.items():
+            tables.setdefault(name, []).append(
+                frame.with_columns(
+                    pl.lit(packed.source).alias("source"),
+                    pl.lit(offset, dtype=pl.Int64).alias("events_offset"),
+                    (pl.col("offset") >= taken.cut).alias("taken"),
+                )
+            )
+    books = _Ledger()
+    dead: list[pl.DataFrame] = []
+    puts: dict[bytes, bytes] = {}
+    deltas: dict[str, pl.DataFrame] = {}
+    for event in config.events:
+        if frames := tables.get(EVENT + event.event):
+            rows = pl.concat(frames, how="diagonal")
+            rows, new_puts = _judge(event, rows, lookup)
+            puts.update(new_puts)
+            books.add(rows, pl.lit(event.event), pl.col("verdict"))
+            dead.append(letters.from_verdicts(event, rows.filter(pl.col("verdict").is_in([LATE, FUTURE, CONFLICTING]))))
+            counted = rows.filter(pl.col("verdict") == COUNTED)
+            if counted.height:
+                deltas.update(_deltas(event, counted))
+    if frames := tables.get(REJECTED):
+        rows = pl.concat(frames).filter("taken")
+        books.add(rows, pl.col("event"), pl.lit(INVALID))
+        dead.append(letters.from_rejected(rows))
+    if frames := tables.get(UNMATCHED_TABLE):
+        rows = pl.concat(frames).filter("taken").with_columns(pl.lit(True).alias("primary"))
+        books.add(rows, pl.col("event"), pl.lit(UNMATCHED))
+    letters_frame = letters.combined(dead)
+    writes = Writes(books=books.entries(), dead_letters=letters_frame if letters_frame.height else None)
+    state = DedupState(dict(marks.by_source), clocks, state.generation)
+    return Outcome(state, puts, writes, deltas)
+
+
+def remember(records: Sequence[Packed], config: Config, lookup: Lookup) -> Mapping[bytes, bytes]:
+    """The ids to store for records already judged: for rebuilding a store from the log, judging nothing."""
+    puts: dict[bytes, bytes] = {}
+    for event in config.events:
+        frames = [packed.tables[EVENT + event.event] for packed in records if EVENT + event.event in packed.tables]
+        if frames:
+            rows = pl.concat(frames, how="diagonal")
+            found_keys = id_keys(rows)
+            puts.update(judge_frame(rows, found_keys, lookup(found_keys), event.horizon_ms).puts)
+    return puts
+
+
+def _judge(event: EventType, rows: pl.DataFrame, lookup: Lookup) -> tuple[pl.DataFrame, Mapping[bytes, bytes]]:
+    """Rows that the marks let through, with their `verdict`; and what to remember of all."""
+    found_keys = id_keys(rows)
+    judged = judge_frame(rows, found_keys, lookup(found_keys), event.horizon_ms)
+    rows = rows.with_columns(judged.verdicts.alias("verdict"))
+    return rows if rows["taken"].all() else rows.filter("taken"), judged.puts
+
+
+def _deltas(event: EventType, counted: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    deltas = {}
+    for rollup in event.rollups:
+        frame = aggregates.from_events(event, rollup, counted)
+        columns = ["external_customer_id", *(column.column for column in rollup.group_by)]
+        deltas[rollup.table] = frame.with_columns(keys.tuple_key(columns).alias("tuple_key"))
+    return deltas
+
+
+class _Ledger:
+    """Counts verdicts per event type and source."""
+
+    _KINDS = {COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED}
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], Counter[str]] = {}
+
+    def add(self, rows: pl.DataFrame, event: pl.Expr, verdict: pl.Expr) -> None:
+        keyed = rows.select(event.alias("event"), "source", verdict.alias("verdict"), "primary")
+        counts = keyed.group_by("event", "source", "verdict").agg(pl.len(), pl.col("primary").sum().alias("records"))
+        for name, source, kind, count, records in counts.iter_rows():
+            counter = self._counts.setdefault((name, source), Counter())
+            counter[INVALID if kind == FUTURE else kind] += count
+            counter["records"] += records
+
+    def entries(self) -> tuple[Books, ...]:
+        return tuple(
+            Books(event, source, **counter) for (event, source), counter in sorted(self._counts.items())
+        )

@@ -1,0 +1,180 @@
+"""The dedup stage on one events partition: judge, send deltas, advance, remember.
+
+    1 judge the batch          pure, `deduplicator`
+    2 send the deltas          to every partition of every rollup's deltas topic, all acknowledged
+    3 advance in the sink      next offset, marks, books and dead letters, in one transaction
+    4 remember in the store    ids and position in one write
+
+The store is written last, so it is never ahead of the sink. After a crash it is behind, or gone, and is brought up
+from the events topic, judging nothing, before the first record is judged.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import msgspec
+import polars as pl
+
+from rollup_engine import exchange, keys
+from rollup_engine.clock import Clock
+from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember
+from rollup_engine.errors import PartitionHalted
+from rollup_engine.exchange import Marks, Packed, unpack
+from rollup_engine.ports import Log, Record, SeenIds, Sink
+from rollup_engine.progress import DEDUP, ROUTE, Claim
+from rollup_engine.topology import Topology, deltas_topic, events_topic, source_name
+
+_EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
+
+
+class DedupPartition:
+    """Implements `pipeline.StagePartition`."""
+
+    stage = DEDUP
+    records_max = 32
+
+    def __init__(
+        self,
+        topology: Topology,
+        partition: int,
+        log: Log,
+        sink: Sink,
+        clock: Clock,
+        open_store: Callable[[int], SeenIds],
+        idle_ms: int,
+    ) -> None:
+        self._topology, self._partition = topology, partition
+        self._log, self._sink, self._clock, self._idle_ms = log, sink, clock, idle_ms
+        self._open_store = open_store
+        self._topic = events_topic(topology.app_id)
+        self.source = source_name(self._topic, partition)
+        self._incarnation = topology.incarnations[self._topic]
+        self._sent_ms = clock.elapsed_ms()
+        self._claim: Claim
+        self._store: SeenIds | None = None
+        self._state = DedupState()
+        self._marks = Marks({})
+        self._covered = 0
+
+    async def open(self) -> int:
+        start, end = await self._log.bounds(self._topic, self._partition)
+        self._claim = await self._sink.claim(DEDUP, self.source, 0)
+        self._state = msgspec.convert(self._claim.position.state, DedupState)
+        self._marks = Marks(self._state.marks)
+        self._covered = self._claim.next_offset
+        if not start <= self._claim.next_offset <= end:
+            raise PartitionHalted(
+                cause=f"{self.source} holds offsets {start} to {end}, but {self._claim.next_offset} is next",
+                remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+            )
+        self._store = self._open_store(self._partition)
+        await self._catch_up(self._store, start)
+        return self._claim.next_offset
+
+    async def _catch_up(self, store: SeenIds, log_start: int) -> None:
+        """Bring the store to the sink's position from the log, judging nothing."""
+        to = self._claim.next_offset
+        if store.incarnation != self._incarnation and store.incarnation:
+            # Another life of the events topic, taken over on purpose: ids are kept, the position means nothing now.
+            store.write({}, 0, self._incarnation)
+        if store.position > to:  # the sink was set back, by a restored backup: the store knows too much
+            store.clear()
+        position = max(store.position, log_start)
+        reader = await self._log.reader(self._topic, self._partition, position)
+        while position < to:
+            records = [record for record in await reader.read(self.records_max, 5_000) if record.offset < to]
+            if not records:
+                if reader.position >= to:
+                    break
+                raise PartitionHalted(
+                    cause=f"{self.source} cannot be read from offset {position} to {to} to rebuild the remembered ids",
+                    remedy="Check the broker; the partition is tried again when the worker restarts.",
+                )
+            unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
+            for generation, batch in groupby((packed for _, packed in unpacked), lambda packed: packed.generation):
+                config = await self._topology.config_of(generation)
+                position_after = records[-1].offset + 1
+                store.write(remember(list(batch), config, store.get), store.position, self._incarnation)
+            position = position_after
+            store.write({}, position, self._incarnation)
+
+    async def process(self, records: Sequence[Record], position: int) -> None:
+        unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
+        for _, packed in unpacked:
+            self._topology.check(self._topic, packed)
+            if packed.source not in self._marks.by_source:
+                self._marks.by_source[packed.source] = await self._first_mark(packed.source)
+        batches = [(g, list(batch)) for g, batch in groupby(unpacked, lambda one: one[1].generation)]
+        for number, (generation, batch) in enumerate(batches):
+            last = number == len(batches) - 1
+            await self._process(batch, generation, position if last else batches[number + 1][1][0][0])
+
+    async def _first_mark(self, source: str) -> int:
+        """A mark begins at the sender's first position, which the sink holds before the first record is sent."""
+        sender = await self._sink.position(ROUTE, source)
+        if sender is None:
+            raise PartitionHalted(
+                cause=f"{self.source} holds records of {source}, of which the database knows nothing",
+                remedy="Use the database that belongs to this Kafka, or start under a new ROLLUP_APP_ID.",
+            )
+        return sender.first_offset
+
+    async def _process(self, batch: list[tuple[int, Packed]], generation: int, position: int) -> None:
+        assert self._store is not None
+        config = await self._topology.config_of(generation)
+        outcome = deduplicate(self._state, self._marks, batch, config, self._store.get)
+        known = await self._tables(self._state.generation)
+        for rollup in config.rollups:
+            frame = outcome.deltas.get(rollup.table)
+            tables = {}
+            if frame is not None:
+                parts = keys.spread(frame, keys.partition_of("tuple_key", self._topology.partitions))
+                tables = {to: {rollup.table: part} for to, part in parts.items()}
+            start = self._covered if rollup.table in known else 0  # before it was declared there was nothing for it
+            await self._send(rollup.table, generation, start, position, tables)
+        held = self._marks.held
+        safe = position if held is None else min(held, position)
+        after = msgspec.structs.replace(outcome.state, generation=generation)
+        state: dict[str, object] = msgspec.to_builtins(after)
+        self._claim = await self._sink.advance(self._claim, safe, state, outcome.writes)
+        self._state = after
+        self._covered = position
+        self._store.write(outcome.puts, safe, self._incarnation)
+        horizon_ms = max(event.horizon_ms for event in config.events)
+        before_ms = outcome.state.expired_before_ms(horizon_ms)
+        if before_ms is not None and outcome.puts:
+            self._store.expire(before_ms, _EXPIRE_STEPS_PER_PUT * len(outcome.puts))
+        self._marks.watch(self.source, self._clock.elapsed_ms())
+
+    async def _tables(self, generation: int) -> set[str]:
+        """The rollups that a generation declares; none before the first."""
+        return {r.table for r in (await self._topology.config_of(generation)).rollups} if generation else set()
+
+    async def _send(
+        self, table: str, generation: int, start: int, end: int, tables: dict[int, dict[str, pl.DataFrame]]
+    ) -> None:
+        topic = deltas_topic(self._topology.app_id, table)
+        covers = Packed(
+            incarnation=self._topology.incarnations[topic],
+            generation=generation,
+            source=self.source,
+            start=start,
+            end=end,
+            clock_ms=0,
+        )
+        await exchange.send_to_all(self._log, topic, self._topology.partitions, covers, tables)
+        self._sent_ms = self._clock.elapsed_ms()
+
+    async def tick(self) -> None:
+        if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
+            for table in sorted(await self._tables(self._state.generation)):
+                await self._send(table, self._state.generation, self._covered, self._covered, {})
+            self._sent_ms = self._clock.elapsed_ms()
+        self._marks.watch(self.source, self._clock.elapsed_ms())
+
+    async def close(self) -> None:
+        pass
+
+    def release(self) -> None:
+        if self._store is not None:
+            self._store.close()

@@ -1,0 +1,134 @@
+"""Remembered ids in RocksDB: a disposable copy of what the events topic says, per events partition.
+
+One directory per slot; a second process on the same disk, whose predecessor still holds the lock, takes the next slot.
+Ids and position go into one WriteBatch. Never written before the sink's advance is committed, so never ahead of it.
+RocksDB's own TTL is not used: it reads the wall clock.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch
+
+from rollup_engine.dedup.verdicts import KEY_BYTES, last_seen_ms
+from rollup_engine.errors import RollupError
+
+META = b"meta"  # any key that is not KEY_BYTES long
+SLOTS_MAX = 8
+_CACHE_BYTES = 64 << 20  # shared by all partitions of a process
+_WRITE_BUFFER_BYTES = 32 << 20
+_FORMAT = 1
+_cache: list[Cache] = []
+
+
+class _Meta(msgspec.Struct, array_like=True):
+    format: int
+    position: int
+    incarnation: str
+
+
+def _options() -> Options:
+    if not _cache:
+        _cache.append(Cache(_CACHE_BYTES))
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_max_background_jobs(2)
+    options.set_keep_log_file_num(2)
+    options.set_max_total_wal_size(2 * _WRITE_BUFFER_BYTES)
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)  # most ids are new: answered without a read
+    table.set_block_cache(_cache[0])
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options.set_block_based_table_factory(table)
+    options.set_optimize_filters_for_hits(False)
+    return options
+
+
+class RocksIds:
+    """Implements `ports.SeenIds` below `directory`/<slot>."""
+
+    def __init__(self, directory: Path) -> None:
+        self._db, self._path = _open(directory)
+        self._meta = _Meta(_FORMAT, 0, "")
+        self._cursor = b""
+        stored = self._db.get(META)
+        if stored is not None:
+            meta = msgspec.msgpack.decode(stored, type=_Meta)
+            if meta.format == _FORMAT:
+                self._meta = meta
+            else:
+                self.clear()
+
+    @property
+    def position(self) -> int:
+        return self._meta.position
+
+    @property
+    def incarnation(self) -> str:
+        return self._meta.incarnation
+
+    def get(self, keys: list[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type,assignment]
+        return found
+
+    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
+        batch = WriteBatch(raw_mode=True)
+        put = batch.put
+        for key, value in puts.items():
+            put(key, value)
+        meta = _Meta(_FORMAT, position, incarnation)
+        put(META, msgspec.msgpack.encode(meta))
+        self._db.write(batch)
+        self._meta = meta
+
+    def expire(self, before_ms: int, steps_max: int) -> int:
+        """Goes round the keys, from where the last call stopped."""
+        iterator = self._db.iter(ReadOptions())
+        iterator.seek(self._cursor)
+        batch, steps = WriteBatch(raw_mode=True), 0
+        while steps < steps_max and iterator.valid():
+            key, value = iterator.key(), iterator.value()
+            self._cursor = key
+            if len(key) == KEY_BYTES and last_seen_ms(value) < before_ms:
+                batch.delete(key)
+            iterator.next()
+            steps += 1
+        if not iterator.valid():
+            self._cursor = b""
+        del iterator  # an open iterator keeps the lock after close
+        gone = len(batch)
+        if gone:
+            self._db.write(batch)
+        return gone
+
+    def clear(self) -> None:
+        self._db.close()
+        shutil.rmtree(self._path)
+        self._db = Rdict(str(self._path), _options(), access_type=AccessType.read_write())
+        self._meta, self._cursor = _Meta(_FORMAT, 0, ""), b""
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _open(directory: Path) -> tuple[Rdict, Path]:
+    refused = ""
+    for slot in range(SLOTS_MAX):
+        path = directory / str(slot)
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            return Rdict(str(path), _options(), access_type=AccessType.read_write()), path
+        except Exception as error:  # rocksdict raises plain Exception for every fault
+            refused = str(error)
+            if "lock" in refused.lower():
+                continue  # another process holds this slot
+            if "corrupt" in refused.lower():
+                shutil.rmtree(path)  # disposable: it is rebuilt from the events topic
+                path.mkdir()
+                return Rdict(str(path), _options(), access_type=AccessType.read_write()), path
+            break
+    raise RollupError(f"The id store below {directory} cannot be opened: {refused}. Check the disk, or delete it.")

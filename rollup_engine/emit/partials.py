@@ -1,0 +1,80 @@
+"""Partial rollups: the rows an emission writes, their revisions and idempotency keys. Pure.
+
+Decimals travel as text, so that no float and no binary scale comes in between. A revision orders the partials of one
+series: generation·2^40 + the last deltas offset read; the idempotency key is a hash of table, window, tuple, revision.
+"""
+
+from decimal import Decimal
+
+import polars as pl
+
+from rollup_engine import keys, numbers
+from rollup_engine.windows.aggregates import Schema
+
+OFFSET_BITS = 40
+
+
+def revision(generation: int, last_offset: int) -> int:
+    if not 0 <= last_offset < 1 << OFFSET_BITS:
+        raise OverflowError(f"deltas offset {last_offset} does not fit a revision")
+    return (generation << OFFSET_BITS) + last_offset
+
+
+def build(totals: pl.DataFrame, schema: Schema, revision: int) -> pl.DataFrame:
+    """Rows for `rollups.<table>_aggregated`: idempotency_key and tuple_key u128, window_ms i64, the tuple columns,
+    count i64, aggregates as decimal text (null: no value), revision i64; ordered by window and tuple."""
+    columns = [pl.col("window_ms"), pl.col("tuple_key")]
+    columns += [_text(name, totals) for name in schema.tuple_columns]
+    columns.append(pl.col("count").cast(pl.Int64))
+    frame = totals.select(columns)
+    series = [_number(totals, kind, name) for kind, name in schema.aggregates]
+    frame = frame.with_columns(*series, pl.lit(revision, dtype=pl.Int64).alias("revision"))
+    return frame.with_columns(keys.idempotency_key(schema.table).alias("idempotency_key")).sort("window_ms", "tuple_key")
+
+
+def _text(name: str, totals: pl.DataFrame) -> pl.Expr:
+    return pl.col(name) if name in totals.columns else pl.lit(None, dtype=pl.String).alias(name)
+
+
+def _number(totals: pl.DataFrame, kind: str, name: str) -> pl.Series:
+    """A total as decimal text; a sum of nothing is 0, the least or greatest of nothing is null."""
+    parts = [part for part in numbers.PARTS if f"{name}.{part}" in totals.columns]
+    if not parts:
+        return pl.Series(name, ["0" if kind == "sum" else None] * totals.height, dtype=pl.String)
+    lo = totals[f"{name}.lo"]
+    if kind == "sum":
+        lo = lo.fill_null(0)
+    if parts == ["lo"]:
+        return lo.cast(pl.String).alias(name)
+    hi, frac = (
+        totals[f"{name}.{part}"].fill_null(0).to_list() if part in parts else [0] * totals.height
+        for part in ("hi", "frac")
+    )
+    texts = [
+        None if low is None else f"{numbers.decimal(high, low, rest):f}"
+        for high, low, rest in zip(hi, lo.to_list(), frac, strict=True)
+    ]
+    return pl.Series(name, texts, dtype=pl.String)
+
+
+def parse(rows: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """Rows read back (window_ms, tuple_key, count i64, aggregates as decimal text) to totals in parts."""
+    columns = [rows["window_ms"], rows["tuple_key"], rows["count"].cast(pl.Int128)]
+    columns += [rows[name] for name in schema.tuple_columns if name in rows.columns]
+    for kind, name in schema.aggregates:
+        columns += _parts(rows[name], kind, name)
+    return pl.DataFrame(columns)
+
+
+def _parts(texts: pl.Series, kind: str, name: str) -> list[pl.Series]:
+    if not texts.str.contains(r"\.|\d{37}").any():
+        return [texts.cast(pl.Int128).alias(f"{name}.lo")]
+    split = [(None, None, None) if text is None else numbers.from_decimal(Decimal(text)) for text in texts]
+    if kind != "sum":  # a min or max keeps its whole part in one column
+        split = [
+            (0, None if lo is None or hi is None else hi * numbers.BASE + lo, frac) for hi, lo, frac in split
+        ]
+    series = [
+        pl.Series(f"{name}.{part}", [one[i] for one in split], dtype=pl.Int128) for i, part in enumerate(numbers.PARTS)
+    ]
+    return series if kind == "sum" else series[1:]

@@ -1,0 +1,198 @@
+"""Rule 1: the hand-over between two stages, without Kafka transactions.
+
+A flush of a sender writes one packed record (or several, where one would be too large) to every destination
+partition, rows or not. A record names its source partition and covers source offsets [start, end); every row carries
+its own source offset in the column `offset`. The receiver keeps a mark per source, the next offset it expects. So
+repeats after a crash, batches cut differently the second time, zombies and lost acknowledgements are all harmless.
+This module never reads a clock and never drops a row that is not below the mark.
+"""
+
+import asyncio
+import io
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import polars as pl
+
+from rollup_engine.errors import PartitionHalted
+from rollup_engine.ports import Log
+
+VERSION = 1
+RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
+HOLE_MS_MAX = 60_000
+_PREFIX = struct.Struct(">BI")
+
+
+class _Header(msgspec.Struct, array_like=True):
+    incarnation: str
+    generation: int
+    source: str
+    start: int
+    end: int
+    clock_ms: int
+    tables: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What one sender hands to one destination for source offsets [start, end)."""
+
+    incarnation: str  # of the topic that carries it
+    generation: int  # the YAML under which later stages evaluate it
+    source: str
+    start: int
+    end: int
+    clock_ms: int  # running maximum of the raw records' time at `end`; a maximum survives repeats and cuts
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum(frame.height for frame in self.tables.values())
+
+
+def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
+    """The record's bytes; several records that cover the same range in turn where one would exceed `bytes_max`."""
+    bodies: list[bytes] = []
+    names: list[tuple[str, int]] = []
+    for name, frame in packed.tables.items():
+        if frame.height:
+            buffer = io.BytesIO()
+            frame.write_ipc_stream(buffer, compression="lz4")
+            bodies.append(buffer.getvalue())
+            names.append((name, len(bodies[-1])))
+    header = msgspec.msgpack.encode(
+        _Header(
+            packed.incarnation,
+            packed.generation,
+            packed.source,
+            packed.start,
+            packed.end,
+            packed.clock_ms,
+            names,
+        )
+    )
+    value = b"".join((_PREFIX.pack(VERSION, len(header)), header, *bodies))
+    if len(value) <= bytes_max:
+        return [value]
+    middle = _middle(packed)
+    if middle is None:  # one source record's rows alone: nothing to cut
+        return [value]
+    below, above = pl.col("offset") < middle, pl.col("offset") >= middle
+    first = replace(packed, end=middle, tables={n: f.filter(below) for n, f in packed.tables.items()})
+    second = replace(packed, start=middle, tables={n: f.filter(above) for n, f in packed.tables.items()})
+    return pack(first, bytes_max) + pack(second, bytes_max)
+
+
+def _middle(packed: Packed) -> int | None:
+    offsets = pl.concat([f["offset"] for f in packed.tables.values() if f.height]).unique().sort()
+    return int(offsets[offsets.len() // 2]) if offsets.len() > 1 else None
+
+
+def unpack(value: bytes) -> Packed:
+    """The inverse of `pack`. Raises `PartitionHalted` for bytes that no sender of this version wrote."""
+    try:
+        version, length = _PREFIX.unpack_from(value)
+        if version != VERSION:
+            raise _foreign(value)
+        body = _PREFIX.size + length
+        header = msgspec.msgpack.decode(value[_PREFIX.size : body], type=_Header)
+        tables = {}
+        for name, size in header.tables:
+            tables[name] = pl.read_ipc_stream(io.BytesIO(value[body : body + size]))
+            body += size
+    except (struct.error, msgspec.MsgspecError, pl.exceptions.PolarsError, OSError) as error:
+        raise _foreign(value) from error
+    return Packed(
+        header.incarnation, header.generation, header.source, header.start, header.end, header.clock_ms, tables
+    )
+
+
+def _foreign(value: bytes | None) -> PartitionHalted:
+    return PartitionHalted(
+        cause=f"an internal topic holds a record that this engine did not write ({(value or b'')[:16]!r}…)",
+        remedy="let nothing else write to internal topics; if a newer engine wrote it, run that version",
+    )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The receiver's verdict on one record: rows with an offset of `cut` or more are new."""
+
+    cut: int
+    mark: int
+
+
+def accept(mark: int, start: int, end: int) -> Taken | None:
+    """What to take of a record that covers [start, end), given the mark; None: a hole lies before it."""
+    if start > mark:
+        return None
+    return Taken(cut=mark, mark=max(mark, end))
+
+
+async def send_to_all(
+    log: Log, topic: str, partitions: int, covers: Packed, tables: Mapping[int, Mapping[str, pl.DataFrame]]
+) -> None:
+    """One flush: to every destination partition a record like `covers` with that partition's tables, rows or not."""
+    await send(log, topic, {to: pack(replace(covers, tables=tables.get(to, {}))) for to in range(partitions)})
+
+
+async def send(log: Log, topic: str, records: Mapping[int, Sequence[bytes]]) -> None:
+    """Append each destination's records in order, one unacknowledged at a time, all destinations side by side.
+
+    Returns when all are acknowledged. At the first failure the session ends: what was sent stays, marks sort it out.
+    """
+
+    async def to_one(partition: int, values: Sequence[bytes]) -> None:
+        for value in values:
+            await log.append(topic, partition, value)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for partition, values in records.items():
+                group.create_task(to_one(partition, values))
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+class Marks:
+    """The receiver's marks, and the holes that later records must still close.
+
+    While a hole is open the receiver's position must not pass `held`: a restart reads the refused records again.
+    """
+
+    def __init__(self, marks: Mapping[str, int]) -> None:
+        self.by_source: dict[str, int] = dict(marks)
+        self._refused: dict[str, tuple[int, int]] = {}  # source -> (first refused log offset, greatest refused end)
+        self._open_since_ms: int | None = None
+
+    def take(self, source: str, start: int, end: int, log_offset: int) -> Taken | None:
+        """What to take of a record; None where it lies behind a hole, and nothing of it may be applied."""
+        taken = accept(self.by_source[source], start, end)
+        if taken is None:
+            first, greatest = self._refused.get(source, (log_offset, end))
+            self._refused[source] = (first, max(greatest, end))
+            return None
+        self.by_source[source] = taken.mark
+        if source in self._refused and taken.mark >= self._refused[source][1]:
+            del self._refused[source]
+        return taken
+
+    @property
+    def held(self) -> int | None:
+        """The log offset of the first record refused for a hole still open."""
+        return min((first for first, _ in self._refused.values()), default=None)
+
+    def watch(self, where: str, elapsed_ms: int) -> None:
+        """Call regularly with a clock's elapsed time: a hole that stays open is an alarm. Raises `PartitionHalted`."""
+        if not self._refused:
+            self._open_since_ms = None
+        elif self._open_since_ms is None:
+            self._open_since_ms = elapsed_ms
+        elif elapsed_ms - self._open_since_ms > HOLE_MS_MAX:
+            holes = "; ".join(f"{source} from offset {self.by_source[source]}" for source in sorted(self._refused))
+            raise PartitionHalted(
+                cause=f"{where} lacks records that were acknowledged: {holes}",
+                remedy="The broker lost data. Restore the topic, or start under a new ROLLUP_APP_ID.",
+            )

@@ -1,0 +1,59 @@
+"""Keys and hashes: event ids, grouping tuples, idempotency keys. Stable over versions and machines.
+
+Parts are length-prefixed and versioned, so that no two different lists of parts meet in one key. XXH3 is not
+cryptographic: whoever may write raw events could construct a collision, and could as well write wrong events.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+import polars_hash as plh
+
+VERSION = "1"  # of every key here; a change makes other keys out of the same data
+
+
+def _prefixed(column: pl.Expr) -> pl.Expr:
+    """`<bytes>:<text>`, and `-` for null."""
+    return pl.when(column.is_null()).then(pl.lit("-")).otherwise(pl.format("{}:{}", column.str.len_bytes(), column))
+
+
+def _hash128(text: pl.Expr) -> pl.Expr:
+    return plh.concat_str(text).nchash.xxh3_128()
+
+
+def id_hash(event: str, id_column: pl.Expr) -> pl.Expr:
+    """UInt128 key of an event id within its event type."""
+    return _hash128(pl.concat_str(pl.lit(f"{VERSION}i{len(event.encode())}:{event}"), _prefixed(id_column)))
+
+
+def payload_hash(parts: Sequence[pl.Expr]) -> pl.Expr:
+    """UInt64 hash of an event's mapped values; `parts` are text columns in a fixed order."""
+    return plh.concat_str(pl.lit(f"{VERSION}p"), *map(_prefixed, parts)).nchash.xxh3_64()
+
+
+def tuple_key(columns: Sequence[str]) -> pl.Expr:
+    """UInt128 key of a grouping tuple. Absent and null are the same, so a column added later changes no old key."""
+    named = [
+        pl.when(pl.col(name).is_null())
+        .then(pl.lit(""))
+        .otherwise(pl.concat_str(pl.lit(f"{len(name.encode())}:{name}"), _prefixed(pl.col(name))))
+        for name in sorted(columns)
+    ]
+    return _hash128(pl.concat_str(pl.lit(f"{VERSION}t"), *named))
+
+
+def idempotency_key(table: str) -> pl.Expr:
+    """UInt128 key of one partial rollup: its table, window start, tuple and revision."""
+    parts = [pl.col(name).cast(pl.String) for name in ("window_ms", "tuple_key", "revision")]
+    return _hash128(pl.concat_str(pl.lit(f"{VERSION}k{len(table)}:{table}"), *map(_prefixed, parts)))
+
+
+def partition_of(key: str, partitions: int) -> pl.Expr:
+    """The destination partition by the 128-bit key in column `key`."""
+    return (pl.col(key) % pl.lit(partitions, dtype=pl.UInt128)).cast(pl.UInt32)
+
+
+def spread(frame: pl.DataFrame, partition: pl.Expr) -> dict[int, pl.DataFrame]:
+    """The frame's rows by destination partition, each in the frame's order."""
+    parts = frame.with_columns(partition.alias("_to")).partition_by("_to", as_dict=True, include_key=False)
+    return {int(str(to)): part for (to,), part in parts.items()}

@@ -1,0 +1,120 @@
+"""What the stages need from outside, as Protocols: a partitioned log, a fenced sink, the remembered ids.
+
+Adapters live in `runtime`; the same contract tests run over every implementation of `Log`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import polars as pl
+
+from rollup_engine.progress import Claim, Position, Writes
+from rollup_engine.windows.aggregates import Schema
+
+
+class Record(Protocol):
+    """One log record as read; aiokafka's `ConsumerRecord` is one, so that none is copied."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def timestamp(self) -> int:
+        """The log's time for it, ms UTC."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """None: a tombstone."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads one partition in order, from a position that `seek` sets."""
+
+    @property
+    def position(self) -> int:
+        """The next offset to be read; above the last record's by the log's own control records."""
+        ...
+
+    def seek(self, offset: int) -> None: ...
+
+    async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
+        """Up to `records_max` records in offset order; empty after `timeout_ms` without any.
+
+        Raises `PartitionHalted` where the position is no longer in the log: never skips on.
+        """
+        ...
+
+
+class Log(Protocol):
+    """Partitioned, ordered, durable topics. `append` returns only when the record can no longer be lost."""
+
+    async def partitions(self, topic: str) -> int:
+        """Number of partitions; 0 where there is no such topic."""
+        ...
+
+    async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
+        """Create the topic unless it is there. True where this call created it."""
+        ...
+
+    async def append(self, topic: str, partition: int, value: bytes) -> int:
+        """Append and return the offset. Raises `BrokerUnavailable` when the outcome is unknown."""
+        ...
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset still held, and the offset the next record will get."""
+        ...
+
+    async def reader(self, topic: str, partition: int, offset: int) -> Reader: ...
+
+    async def trim(self, topic: str, partition: int, before: int) -> None:
+        """Let the log delete what lies below `before`. Best effort: a log that cannot, keeps it."""
+        ...
+
+
+class Sink(Protocol):
+    """The authority on positions: one fenced row per stage and input partition, and what is written with it."""
+
+    async def claim(self, stage: str, partition: str, first_offset: int) -> Claim:
+        """Raise the epoch and become the only one who can advance; a new row starts at `first_offset`."""
+        ...
+
+    async def position(self, stage: str, partition: str) -> Position | None: ...
+
+    async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
+        """One transaction: the compare-and-set on the claim's row, and `writes`. Raises `ClaimLost`."""
+        ...
+
+    async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
+        """The latest partial of each (window_ms, tuple_key) in `wanted`, where there is one: window_ms, tuple_key,
+        the tuple columns, count i64 and the aggregates as decimal text."""
+        ...
+
+
+class SeenIds(Protocol):
+    """Remembered ids of one events partition; disposable, and never ahead of the sink's position."""
+
+    @property
+    def position(self) -> int:
+        """The events offset up to which the ids were taken in."""
+        ...
+
+    @property
+    def incarnation(self) -> str:
+        """The incarnation of the events topic that `position` speaks of; empty for a new store."""
+        ...
+
+    def get(self, keys: list[bytes]) -> list[bytes | None]: ...
+
+    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
+        """Store ids and position in one atomic write."""
+        ...
+
+    def expire(self, before_ms: int, steps_max: int) -> int:
+        """Look at up to `steps_max` ids in turn, delete those last seen before `before_ms`; returns how many."""
+        ...
+
+    def clear(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,185 @@
+"""The core of the first stage: raw records to rows for the exchange by id. Pure, and judges nothing.
+
+What it cannot decode travels on as a rejected row with its reason. Which destination a record's row goes to is a
+function of (source, offset, record) alone. The wall clock serves one purpose: a timestamp in the future is marked
+against the earlier of the record's time and `now`, once, here, and the mark travels in the row.
+"""
+
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from rollup_engine import keys
+from rollup_engine.config.model import EventType
+from rollup_engine.ports import Record
+from rollup_engine.route.columns import EventColumns
+from rollup_engine.route.decode import Decoder, Undecodable
+
+ORIGINAL_BYTES_MAX = 512 * 1024
+NO_WATERMARK_MS = -(1 << 62)
+REJECTED, UNMATCHED, EVENT = "rejected", "unmatched", "event:"  # tables of a packed record
+
+Tables = dict[str, pl.DataFrame]
+
+_REJECTED_SCHEMA: dict[str, Any] = {
+    "offset": pl.Int64,
+    "event": pl.String,
+    "primary": pl.Boolean,
+    "record_ms": pl.Int64,
+    "reason": pl.String,
+    "detail": pl.String,
+    "original": pl.Binary,
+    "original_bytes": pl.Int64,
+    "original_sha256": pl.String,
+}
+
+
+class RouteState(msgspec.Struct, frozen=True):
+    """What route keeps per raw partition, in the sink's row."""
+
+    watermarks: dict[str, int] = {}  # largest event time so far, per event type
+    clock_ms: int = 0  # running maximum of the records' own time
+    records: int = 0  # raw records routed so far
+    received: dict[str, int] = {}  # of them per event type (or `topic:<name>`): what the books must come to
+    last_offset: int = -1  # of the last record read, and its checksum: tells another life of the topic
+    last_crc: int = 0
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The outcome of one batch: the state after it, and per destination partition the tables of its rows."""
+
+    state: RouteState
+    tables: dict[int, Tables] = field(default_factory=dict)
+
+
+def checksum(value: bytes | None) -> int:
+    return zlib.crc32(value or b"")
+
+
+class Router:
+    """Routes the records of one raw topic to `partitions` destinations."""
+
+    def __init__(self, topic: str, events: Sequence[EventType], partitions: int) -> None:
+        self._partitions = partitions
+        decoder = Decoder(events)
+        self._decoder = decoder
+        self._events = [EventColumns(event, decoder) for event in events]
+        self._whose = events[0].event if len(events) == 1 else f"topic:{topic}"
+
+    def route(self, state: RouteState, records: Sequence[Record], now_ms: int) -> Routed:
+        """`records` in offset order, at least one."""
+        decoded = self._decoder.decode([record.value or b"" for record in records])
+        times = pl.DataFrame(
+            {
+                "offset": pl.Series([record.offset for record in records], dtype=pl.Int64),
+                "record_ms": pl.Series([record.timestamp for record in records], dtype=pl.Int64),
+            }
+        ).with_columns(
+            pl.min_horizontal("record_ms", pl.lit(now_ms)).cum_max().clip(lower_bound=state.clock_ms).alias("clock_ms")
+        )
+        tables: dict[int, Tables] = {}
+        good: Sequence[int] = range(len(records))
+        rejected: list[tuple[object, ...]] = []
+        if any(type(one) is Undecodable for one in decoded):
+            good = [row for row, one in enumerate(decoded) if type(one) is not Undecodable]
+            bad_rows = set(range(len(records))).difference(good)
+            rejected = [_rejected(records[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)]
+        received = Counter(state.received)
+        received[self._whose] += len(rejected)
+        unclaimed = set(good)  # by any event type yet: the first to take a record books it as primary
+        watermarks = dict(state.watermarks)
+        for columns in self._events:
+            rows = good if columns.takes_all else [row for row in good if columns.matches(decoded[row])]
+            if not rows:
+                continue
+            name = columns.event.event
+            received[name] += len(rows)
+            frame, bad = columns.frame([decoded[row] for row in rows], [records[row].offset for row in rows])
+            rejected += [_rejected(records[rows[i]], name, rows[i] in unclaimed, why) for i, why in bad.items()]
+            is_first = pl.Series([row in unclaimed for i, row in enumerate(rows) if i not in bad], dtype=pl.Boolean)
+            unclaimed.difference_update(rows)
+            frame = frame.with_columns(is_first.alias("primary"))
+            frame, watermarks[name] = self._timed(frame, columns.event, times, watermarks.get(name), now_ms)
+            frame = _with_originals(frame, records)
+            self._spread(tables, EVENT + name, frame, keys.partition_of("id_hash", self._partitions))
+        by_offset = (pl.col("offset") % self._partitions).cast(pl.UInt32)
+        if rejected:
+            frame = pl.DataFrame(rejected, schema=_REJECTED_SCHEMA, orient="row").sort("offset", maintain_order=True)
+            self._spread(tables, REJECTED, frame, by_offset)
+        if unclaimed:
+            unmatched = times[sorted(unclaimed)].select("offset", pl.lit(self._whose).alias("event"))
+            self._spread(tables, UNMATCHED, unmatched, by_offset)
+        last = records[-1]
+        after = RouteState(
+            watermarks=watermarks,
+            clock_ms=times["clock_ms"][-1],
+            records=state.records + len(records),
+            received={name: count for name, count in received.items() if count},
+            last_offset=last.offset,
+            last_crc=checksum(last.value),
+        )
+        return Routed(after, tables)
+
+    @staticmethod
+    def _timed(
+        frame: pl.DataFrame, event: EventType, times: pl.DataFrame, watermark: int | None, now_ms: int
+    ) -> tuple[pl.DataFrame, int]:
+        """Adds clock_ms, future, watermark_ms and late; returns the watermark after the frame."""
+        before = NO_WATERMARK_MS if watermark is None else watermark
+        late = pl.lit(False) if event.grace_ms is None else pl.col("watermark_ms") - event.grace_ms > pl.col("timestamp_ms")
+        timed = (
+            frame.join(times, on="offset", how="left", maintain_order="left")
+            .with_columns(
+                (pl.col("timestamp_ms") > pl.min_horizontal("record_ms", pl.lit(now_ms)) + event.max_future_ms).alias(
+                    "future"
+                )
+            )
+            .with_columns(
+                pl.when(~pl.col("future"))
+                .then(pl.col("timestamp_ms"))
+                .otherwise(pl.lit(before))
+                .cum_max()
+                .clip(lower_bound=before)
+                .alias("watermark_ms")
+            )
+            .with_columns(late.alias("late"))
+        )
+        return timed, int(timed["watermark_ms"][-1]) if timed.height else before
+
+    def _spread(self, tables: dict[int, Tables], name: str, frame: pl.DataFrame, partition: pl.Expr) -> None:
+        for to, part in keys.spread(frame, partition).items():
+            tables.setdefault(to, {})[name] = part
+
+
+def _rejected(record: Record, event: str, primary: bool, why: Undecodable) -> tuple[object, ...]:
+    value = record.value or b""
+    return (
+        record.offset,
+        event,
+        primary,
+        record.timestamp,
+        why.reason,
+        why.detail[:500],
+        value[:ORIGINAL_BYTES_MAX],
+        len(value),
+        hashlib.sha256(value).hexdigest(),
+    )
+
+
+def _with_originals(frame: pl.DataFrame, records: Sequence[Record]) -> pl.DataFrame:
+    """Late and future rows carry the original bytes: they may become dead letters."""
+    wanted = frame.filter(pl.col("late") | pl.col("future"))["offset"]
+    if not wanted.len():
+        return frame
+    by_offset = {record.offset: record.value or b"" for record in records}
+    originals = pl.DataFrame(
+        {"offset": wanted, "original": pl.Series([by_offset[offset][:ORIGINAL_BYTES_MAX] for offset in wanted])}
+    )
+    return frame.join(originals, on="offset", how="left", maintain_order="left")

@@ -1,0 +1,200 @@
+"""The sink in PostgreSQL: claims, the fenced advance with what is written in it, and reading totals back.
+
+A fault of the database is waited out (backpressure), with the outcome of a COMMIT without an answer read back first.
+A fault of the data is raised. Never retried without knowing whether the transaction before it took place.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+import polars as pl
+import structlog
+
+from rollup_engine.emit.months import month_of
+from rollup_engine.errors import ClaimLost
+from rollup_engine.progress import Claim, Partials, Position, Writes
+from rollup_engine.runtime import sql
+from rollup_engine.windows.aggregates import Schema
+
+log = structlog.get_logger(__name__)
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+Result = TypeVar("Result")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_READ_BACK_ROWS = 10_000
+_RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
+_TRANSIENT_CLASSES = ("08", "40", "53", "55", "57", "58")  # connection, rollback, resources, locks, operator, system
+
+
+def transient(error: BaseException) -> bool:
+    """Whether waiting and trying again can help."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(_TRANSIENT_CLASSES)
+    return isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError))
+
+
+async def persist(what: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Call `attempt` until it is not hindered by a fault that passes; says so in the log."""
+    tries = 0
+    while True:
+        try:
+            return await attempt()
+        except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError, TimeoutError) as error:
+            if not transient(error):
+                raise
+            pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
+            tries += 1
+            log.warning("database fault, trying again", doing=what, error=str(error) or repr(error), seconds=pause)
+            await asyncio.sleep(pause)
+
+
+class PostgresSink:
+    """Implements `ports.Sink` for one app id."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", app_id: str) -> None:
+        self._pool, self._app_id = pool, app_id
+        self._query = sql.queries("progress")
+        self._months: set[tuple[str, str]] = set()
+
+    async def claim(self, stage: str, partition: str, first_offset: int) -> Claim:
+        args = (self._app_id, stage, partition, first_offset)
+        row = await persist("claim", lambda: self._pool.fetchrow(self._query["claim"], *args))
+        return Claim(stage, partition, _position(row))
+
+    async def position(self, stage: str, partition: str) -> Position | None:
+        return await persist("position", lambda: self._position("position", stage, partition))
+
+    async def _position(self, query: str, stage: str, partition: str) -> Position | None:
+        row = await self._pool.fetchrow(self._query[query], self._app_id, stage, partition)
+        return None if row is None else _position(row)
+
+    async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
+        for partials in writes.partials:
+            await persist("make months", lambda p=partials: self._make_months(p))  # type: ignore[misc]
+        moved = claim.advanced(next_offset, state)
+        unknown = False  # whether an earlier try may have been committed
+
+        async def attempt() -> Claim:
+            nonlocal unknown
+            if unknown:
+                found = await self._position("position_settled", claim.stage, claim.partition)
+                if found is not None and (found.epoch, found.version) == (claim.position.epoch, moved.position.version):
+                    return moved  # the COMMIT without an answer took place
+            unknown = True
+            async with self._pool.acquire() as connection, connection.transaction():
+                await self._write(connection, claim, moved, writes)
+            return moved
+
+        return await persist("advance", attempt)
+
+    async def _write(self, connection: Connection, claim: Claim, moved: Claim, writes: Writes) -> None:
+        updated = await connection.fetchrow(
+            self._query["advance"],
+            self._app_id,
+            claim.stage,
+            claim.partition,
+            claim.position.epoch,
+            claim.position.version,
+            moved.position.next_offset,
+            json.dumps(moved.position.state),
+        )
+        if updated is None:
+            raise ClaimLost
+        if writes.books:
+            kinds = ("event", "source", "counted", "duplicate", "conflicting", "late", "invalid", "unmatched", "records")
+            columns = [[getattr(books, kind) for books in writes.books] for kind in kinds]
+            await connection.execute(self._query["book"], self._app_id, claim.partition, *columns)
+        if writes.dead_letters is not None:
+            await self._write_letters(connection, writes.dead_letters)
+        for partials in writes.partials:
+            await _write_partials(connection, partials)
+
+    async def _write_letters(self, connection: Connection, letters: pl.DataFrame) -> None:
+        columns = ["app_id", *(name.replace("record_ms", "recorded_at") for name in letters.columns)]
+        at = letters.columns.index("record_ms")
+        rows = ((self._app_id, *row[:at], at_time(row[at]), *row[at + 1 :]) for row in letters.iter_rows())
+        await connection.copy_records_to_table(
+            "dead_letters", schema_name="rollup_engine", records=rows, columns=columns
+        )
+
+    async def _make_months(self, partials: Partials) -> None:
+        starts = partials.frame["window_ms"].unique().to_list()
+        months = {month for start_ms in starts if (month := month_of(start_ms)) is not None}
+        for month in sorted(months):
+            if (partials.table, month.name) in self._months:
+                continue
+            async with self._pool.acquire() as connection, connection.transaction():
+                await lock_schema(connection)
+                exists = f'rollups."{partials.table}_aggregated_{month.name}"'
+                if await connection.fetchval("SELECT to_regclass($1)", exists) is None:
+                    made = sql.template(
+                        "month", table=partials.table, month=month.name, start=month.start, end=month.end
+                    )
+                    await connection.execute(made)
+            self._months.add((partials.table, month.name))
+
+    async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
+        frames = [_back_frame([], schema)]
+        for part in wanted.iter_slices(_READ_BACK_ROWS):
+            frames.append(await persist("read back", lambda p=part: self._read_back(schema, p)))  # type: ignore[misc]
+        return pl.concat(frames)
+
+    async def _read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
+        names = [*schema.tuple_columns, "count", *(aggregate.name for aggregate in schema.aggregates)]
+        numeric = {aggregate.name for aggregate in schema.aggregates}
+        columns = ", ".join(f'"{name}"::text' if name in numeric else f'"{name}"' for name in names)
+        query = sql.fill(self._query["read_back"], table=schema.table, columns=columns)
+        windows = [at_time(start_ms) for start_ms in wanted["window_ms"]]
+        keys = [uuid.UUID(int=key) for key in wanted["tuple_key"]]
+        rows = await self._pool.fetch(query, windows, keys)
+        return _back_frame([(at_ms(row[0]), row[1].int, *row[2:]) for row in rows], schema)
+
+
+def _back_frame(rows: list[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:
+    columns: dict[str, Any] = {"window_ms": pl.Int64, "tuple_key": pl.UInt128}
+    columns |= dict.fromkeys(schema.tuple_columns, pl.String) | {"count": pl.Int64}
+    columns |= {aggregate.name: pl.String for aggregate in schema.aggregates}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+async def _write_partials(connection: Connection, partials: Partials) -> None:
+    """COPY straight into the table: the compare-and-set already excludes repeats."""
+    frame = partials.frame
+    names = [name for name in frame.columns if name not in ("window_ms", "tuple_key", "idempotency_key")]
+    columns = ["timestamp", "tuple_key", "idempotency_key", *names]
+    plain: Iterable[tuple[Any, ...]] = frame.select("window_ms", "tuple_key", "idempotency_key", *names).iter_rows()
+    rows = ((at_time(r[0]), uuid.UUID(int=r[1]), _uuid8(r[2]), *r[3:]) for r in plain)
+    await connection.copy_records_to_table(
+        f"{partials.table}_aggregated", schema_name="rollups", records=rows, columns=columns
+    )
+
+
+def _uuid8(number: int) -> uuid.UUID:
+    """A UUID of version 8 (RFC 9562: by a scheme of one's own) from a 128-bit hash."""
+    return uuid.UUID(int=number & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62)
+
+
+def at_time(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def at_ms(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _position(row: asyncpg.Record | None) -> Position:
+    assert row is not None
+    return Position(
+        row["next_offset"], row["first_offset"], row["epoch"], row["version"], json.loads(row["state"])
+    )
+
+
+async def lock_schema(connection: Connection) -> None:
+    """One change of the schema at a time, in whichever process; until the transaction ends."""
+    await connection.execute("SELECT pg_advisory_xact_lock(7305809421600043829)")

@@ -1,0 +1,152 @@
+"""One stage in a worker process, as a supervised Faust Service: its partitions come and go with the Kafka group.
+
+The group only says who works on what. Where work starts is the sink's to say, and who may write, the claim's.
+Callbacks of a rebalance do no work: aiokafka sends no heartbeats while they run.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import KafkaError
+from faust import Service
+
+from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
+from rollup_engine.pipeline import StagePartition, drive
+from rollup_engine.runtime.kafka import KafkaLog, KafkaReader, consumer_options
+from rollup_engine.telemetry import HALTED, OPEN_PARTITIONS
+
+log = structlog.get_logger(__name__)
+COMMIT_SECONDS = 5.0  # to Kafka's group, for lag displays only
+RETRY_SECONDS = 1.0
+HALT_RETRY_SECONDS = 15.0  # a halted partition is tried again, so that the remedy takes effect by itself
+SESSION_TIMEOUT_MS = 10_000
+HEARTBEAT_MS = 2_000
+
+
+class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs `make(partition)` for every partition the group assigns to this process."""
+
+    def __init__(
+        self,
+        stage: str,
+        group: str,
+        topics: Iterable[str],
+        kafka: KafkaLog,
+        make: Callable[[TopicPartition], StagePartition],
+        *,
+        drain: bool,
+    ) -> None:
+        """`drain`: a clean stop first works off what its topics hold by then; for a broker that ends with us."""
+        super().__init__()
+        self._drain = drain
+        self.stage, self._group, self._topics = stage, group, list(topics)
+        self._kafka, self._make = kafka, make
+        self._stopping = asyncio.Event()
+        self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._readers: dict[TopicPartition, KafkaReader] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._consumer: AIOKafkaConsumer
+        self.halted: dict[TopicPartition, PartitionHalted] = {}
+
+    @property
+    def label(self) -> str:
+        return f"{type(self).__name__}: {self.stage}"
+
+    @property
+    def partitions(self) -> int:
+        """How many input partitions are open: claimed, and being read."""
+        return sum(reader.opened for reader in self._readers.values())
+
+    async def on_start(self) -> None:
+        self._consumer = AIOKafkaConsumer(
+            **consumer_options(self._kafka.cluster),
+            group_id=self._group,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            max_poll_interval_ms=24 * 3_600_000,  # a partition under backpressure is not dead; heartbeats tell
+        )
+        self._consumer.subscribe(self._topics, listener=self)
+        await self._consumer.start()
+
+    async def on_stop(self) -> None:
+        """Every partition closes cleanly: what is pending is emitted."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._commit()
+        await self._consumer.stop()
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        tasks = [self._tasks.pop(one) for one in list(self._tasks)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._readers.clear()
+        self._committed.clear()
+        for one in list(self.halted):
+            self._resumed(one)
+        OPEN_PARTITIONS.labels(self.stage).set(0)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        for one in assigned:
+            if not self._stopping.is_set():
+                self._tasks[one] = asyncio.create_task(self._run(one), name=f"{self.stage} {one.topic}/{one.partition}")
+        OPEN_PARTITIONS.labels(self.stage).set(len(self._tasks))
+
+    async def _run(self, one: TopicPartition) -> None:
+        """Sessions on one partition, one after another, until it is revoked or the service stops."""
+        where = f"{one.topic}/{one.partition}"
+        while not self._stopping.is_set():
+            pause = RETRY_SECONDS
+            try:
+                reader = KafkaReader(self._kafka, self._consumer, one)
+                self._readers[one] = reader
+                end = self._end_of(one) if self._drain else None
+                await drive(self._make(one), reader, self._stopping, end, on_progress=lambda: self._resumed(one))
+                return
+            except ClaimLost:
+                log.warning("another worker has taken the partition over", stage=self.stage, partition=where)
+            except (BrokerUnavailable, KafkaError) as error:
+                log.warning("broker fault, trying again", stage=self.stage, partition=where, error=str(error))
+            except PartitionHalted as halt:
+                self._halt(one, halt)
+                pause = HALT_RETRY_SECONDS
+            except Exception as error:  # a bug, or a fault nobody thought of: stop this partition, and say so
+                log.exception("unexpected failure", stage=self.stage, partition=where)
+                self._halt(one, PartitionHalted(f"unexpected failure in {where}: {error!r}", "See the worker's log."))
+                pause = HALT_RETRY_SECONDS
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    def _end_of(self, one: TopicPartition) -> Callable[[], Awaitable[int]]:
+        async def end() -> int:
+            return (await self._kafka.bounds(one.topic, one.partition))[1]
+
+        return end
+
+    def _halt(self, one: TopicPartition, halt: PartitionHalted) -> None:
+        where = f"{one.topic}/{one.partition}"
+        log.error("partition halted", stage=self.stage, partition=where, cause=halt.cause, remedy=halt.remedy)
+        self.halted[one] = halt
+        HALTED.labels(self.stage).set(len(self.halted))
+
+    def _resumed(self, one: TopicPartition) -> None:
+        if self.halted.pop(one, None) is not None:
+            HALTED.labels(self.stage).set(len(self.halted))
+
+    @Service.timer(COMMIT_SECONDS)
+    async def _commit_now_and_then(self) -> None:
+        await self._commit()
+
+    async def _commit(self) -> None:
+        """Tell Kafka's group how far it is. Nothing trusts these offsets."""
+        offsets = {one: reader.position for one, reader in self._readers.items() if reader.position}
+        if offsets and offsets != self._committed:
+            try:
+                await self._consumer.commit(offsets)
+                self._committed = offsets
+            except KafkaError as error:
+                log.debug("offsets for lag displays were not committed", stage=self.stage, error=str(error))

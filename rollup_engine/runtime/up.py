@@ -1,0 +1,235 @@
+"""Every role in one command, each its own process: embedded services where none are configured, route and work.
+
+Owns the children: starts them, starts again what dies, ends them upstream first. An embedded broker loses what it holds
+when it ends, so a clean stop first works off everything to Postgres.
+"""
+
+import asyncio
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import structlog
+
+from rollup_engine.config.model import Config
+from rollup_engine.config.settings import Settings
+from rollup_engine.errors import RollupError
+from rollup_engine.runtime import embedded, processes, schema
+from rollup_engine.runtime.addresses import Addresses
+from rollup_engine.runtime.kafka import KafkaLog, connection_options
+from rollup_engine.runtime.registry import Registry
+from rollup_engine.runtime.status import Status, collect
+
+log = structlog.get_logger(__name__)
+ROLES = ("route", "work")
+RESTART_SECONDS = 1.0
+RESTARTS_MAX = 20  # within one minute: then something is wrong that starting again does not mend
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def services(settings: Settings) -> Iterator[Addresses]:
+    """Embedded services for what is not configured, and the addresses in use in `endpoints.json` for the block."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    broker = None if settings.kafka_bootstrap_servers else embedded.start_broker(settings.state_dir)
+    database = None if settings.database_url else embedded.start_database(settings.state_dir)
+    try:
+        kafka = broker.bootstrap if broker else settings.kafka_bootstrap_servers
+        url = database.database_url if database else settings.database_url
+        assert kafka is not None
+        assert url is not None
+        embedded.write_endpoints(settings.state_dir, kafka=kafka, database=url)
+        yield Addresses(kafka, url)
+    finally:
+        embedded.clear_endpoints(settings.state_dir)
+        if database:
+            database.release()
+        if broker:
+            broker.release()
+
+
+@dataclass
+class _Child:
+    role: str
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+
+class Children:
+    """The role processes."""
+
+    def __init__(self, settings: Settings, config_dir: str, addresses: Addresses, *, drain: bool) -> None:
+        self._settings, self._config_dir, self._addresses, self._drain = settings, config_dir, addresses, drain
+        self._children: list[_Child] = []
+        self._deaths: list[float] = []
+
+    def start(self) -> None:
+        for role in ROLES:
+            self._children.append(self._spawn(role, processes.free_port()))
+
+    def _spawn(self, role: str, port: int) -> _Child:
+        environment = {
+            **os.environ,
+            "ROLLUP_KAFKA_BOOTSTRAP_SERVERS": self._addresses.kafka,
+            "ROLLUP_DATABASE_URL": self._addresses.database,
+            "ROLLUP_STATE_DIR": str(self._settings.state_dir.resolve()),
+            "ROLLUP_APP_ID": self._settings.app_id,
+            "ROLLUP_PARTITIONS": str(self._settings.partitions),
+            "ROLLUP_LOG_LEVEL": self._settings.log_level,
+            "ROLLUP_WEB_PORT": str(port),
+        }
+        command = [sys.executable, "-m", "rollup_engine", role, "--config", self._config_dir]
+        process = subprocess.Popen(
+            command + (["--drain"] if self._drain else []),
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+            preexec_fn=_die_with_parent,
+        )
+        return _Child(role, process, port)
+
+    def watch(self) -> None:
+        """Start again what died. Raises `RollupError` for a child that refuses to run, or dies again and again."""
+        for number, child in enumerate(self._children):
+            status = child.process.poll()
+            if status is None:
+                continue
+            if status == 2:
+                raise RollupError(f"`{child.role}` cannot run; it has said why above.")
+            now = time.monotonic()
+            self._deaths = [at for at in self._deaths if now - at < 60] + [now]
+            if len(self._deaths) > RESTARTS_MAX:
+                raise RollupError(f"`{child.role}` has died {RESTARTS_MAX} times within a minute; its log is above.")
+            log.warning("a role has died and is started again", role=child.role, exit_status=status)
+            time.sleep(RESTART_SECONDS)
+            self._children[number] = self._spawn(child.role, child.port)
+
+    async def stop(self) -> None:
+        """End the roles in order, upstream first, each after it has worked off what it should."""
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+                while child.process.poll() is None:
+                    await asyncio.sleep(0.05)
+            if child.process.returncode:
+                log.warning("a role ended with an error", role=child.role, exit_status=child.process.returncode)
+
+    def kill(self) -> None:
+        """End them at once; nothing is lost that a start would not find again."""
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()
+
+    async def working(self) -> bool:
+        """Whether every role has partitions open, by its own word."""
+        answers = [await asyncio.to_thread(_partitions, page) for page in self.pages.values()]
+        return all(answers)
+
+    @property
+    def failed(self) -> bool:
+        return any(child.process.returncode not in (0, None) for child in self._children)
+
+    @property
+    def pages(self) -> dict[str, str]:
+        return {child.role: f"http://127.0.0.1:{child.port}" for child in self._children}
+
+
+def _partitions(page: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{page}/health", timeout=2) as answer:
+            return int(json.load(answer)["partitions"])
+    except (OSError, ValueError):  # not up yet, or halted
+        return 0
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGTERM to the child when its parent is gone, however it ended. Elsewhere the child is left running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+@asynccontextmanager
+async def engine(
+    settings: Settings, config: Config, config_dir: str, addresses: Addresses, *, drain: bool
+) -> "AsyncIterator[tuple[Children, asyncpg.Pool[asyncpg.Record], KafkaLog]]":
+    """The roles running for the block, checked to be able to run before any is started; ended cleanly after it."""
+    async with AsyncExitStack() as stack:
+        pool = await schema.connect(addresses.database, connections_max=2)
+        stack.push_async_callback(pool.close)
+        kafka = await stack.enter_async_context(KafkaLog.connect(connection_options(settings, addresses.kafka)))
+        await schema.migrate(pool)
+        registry = Registry(pool, settings.app_id)
+        topology = await registry.join(kafka, config, settings.partitions, "up")
+        await stack.enter_async_context(registry.lease(topology.generation, "up"))
+        children = Children(settings, config_dir, addresses, drain=drain or kafka.cluster.embedded)
+        stack.callback(children.kill)
+        children.start()
+        yield children, pool, kafka
+        await children.stop()
+
+
+async def up(
+    settings: Settings,
+    config: Config,
+    config_dir: str,
+    addresses: Addresses,
+    *,
+    exit_when_idle: float | None,
+    say: Callable[[str], None],
+) -> bool:
+    """Run until SIGTERM, SIGINT, or idle for so many seconds. True where every role ended well."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    drain = exit_when_idle is not None
+    async with engine(settings, config, config_dir, addresses, drain=drain) as (children, pool, kafka):
+        say(f"Kafka     {addresses.kafka}")
+        say(f"Postgres  {addresses.database if settings.database_url is None else _without_password(addresses.database)}")
+        for role, page in children.pages.items():
+            say(f"{role:<9} {page}/health  {page}/metrics")
+        say("Running. Stop with Ctrl-C.")
+        idle = _Idle(exit_when_idle)
+        while not stop.is_set():
+            children.watch()
+            if exit_when_idle is not None and idle.reached(
+                await children.working(), await collect(pool, settings.app_id, kafka)
+            ):
+                say(f"Nothing new for {exit_when_idle:g} s: stopping.")
+                break
+            try:
+                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+            except TimeoutError:
+                continue
+        say("Stopping: working off what is under way, then emitting what is pending.")
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends at once
+            loop.add_signal_handler(number, children.kill)
+    return not children.failed
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+class _Idle:
+    """Whether every role is at work, all that came in is booked, and nothing new came for some seconds."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds or 0.0
+        self._seen, self._since = -1, time.monotonic()
+
+    def reached(self, working: bool, status: Status) -> bool:
+        if not working or status.lag or status.received != self._seen:
+            self._seen, self._since = status.received, time.monotonic()
+            return False
+        return time.monotonic() - self._since >= self._seconds

@@ -1,0 +1,146 @@
+"""One worker process: a Faust App with one supervised Service per stage, and its web endpoints.
+
+Faust starts, supervises and stops; the hot path reads packed batches with aiokafka inside the Services, because agents
+pass events one by one. No offset of Faust's is trusted, and none of its Kafka parts is started.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import faust
+import structlog
+from aiokafka import TopicPartition
+from faust.web import Request, Response, Web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from rollup_engine.clock import SystemClock
+from rollup_engine.config.model import Config
+from rollup_engine.config.settings import Settings
+from rollup_engine.dedup.stage import DedupPartition
+from rollup_engine.dedup.store import RocksIds
+from rollup_engine.pipeline import StagePartition
+from rollup_engine.progress import DEDUP, ROLLUP, ROUTE
+from rollup_engine.route.stage import RoutePartition
+from rollup_engine.runtime import schema
+from rollup_engine.runtime.kafka import KafkaLog, connection_options
+from rollup_engine.runtime.postgres import PostgresSink
+from rollup_engine.runtime.registry import Registry
+from rollup_engine.runtime.service import StageService
+from rollup_engine.topology import Topology, deltas_topic, events_topic
+from rollup_engine.windows.stage import RollupPartition
+
+log = structlog.get_logger(__name__)
+
+
+class _Boot(faust.App.BootStrategy):  # type: ignore[misc]
+    """Faust's own consumers and producers stay off."""
+
+    enable_kafka = False
+
+
+class _App(faust.App):  # type: ignore[misc]
+    BootStrategy = _Boot
+
+
+async def run(
+    role: str, settings: Settings, config: Config, kafka: str, database: str, *, web_port: int, drain: bool
+) -> None:
+    """Run `route` or `work` until SIGTERM or SIGINT; returns after a clean stop. Raises what made it fail."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    pool = await schema.connect(database, connections_max=12)
+    try:
+        async with KafkaLog.connect(connection_options(settings, kafka)) as kafka_log:
+            await schema.migrate(pool)
+            registry = Registry(pool, settings.app_id)
+            topology = await registry.join(kafka_log, config, settings.partitions, role)
+            sink = PostgresSink(pool, settings.app_id)
+            services = _services(role, topology, kafka_log, sink, settings.state_dir, drain)
+            async with registry.lease(topology.generation, role):
+                await _serve(role, settings, services, web_port, stop)
+    finally:
+        await asyncio.wait_for(pool.close(), 10)
+
+
+async def _serve(
+    role: str, settings: Settings, services: Sequence[StageService], web_port: int, stop: asyncio.Event
+) -> None:
+    app = _App(
+        f"{settings.app_id}-{role}",
+        broker="kafka://unused",
+        web_bind="127.0.0.1" if settings.kafka_bootstrap_servers is None else "0.0.0.0",
+        web_port=web_port,
+        datadir=str(settings.state_dir / "faust" / role),
+        loghandlers=[],
+    )
+    settings.state_dir.joinpath("faust").mkdir(parents=True, exist_ok=True)
+    _add_pages(app, role, services)
+    await app.start()
+    await asyncio.gather(*(app.add_runtime_dependency(service) for service in services))  # each waits for its group
+    log.info("ready", role=role, health=f"http://127.0.0.1:{web_port}/health")
+    await app.wait(stop.wait())
+    if app.crashed:
+        raise app.crash_reason or RuntimeError("a service crashed")
+    log.info("stopping", role=role)
+    await app.stop()
+    log.info("stopped", role=role)
+
+
+def _services(
+    role: str, topology: Topology, kafka: KafkaLog, sink: PostgresSink, state_dir: Path, drain: bool
+) -> list[StageService]:
+    """Stages in the order in which to start them; they stop in the opposite order, upstream first."""
+    clock = SystemClock()
+    idle_ms = min(rollup.emit_every_ms for rollup in topology.config.rollups)
+    idle_ms = max(idle_ms, 5_000)
+    ids = state_dir / "ids" / topology.app_id
+    tables = {deltas_topic(topology.app_id, table): table for table in topology.schemas}
+
+    def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
+        return StageService(stage, f"{topology.app_id}.{stage}", topics, kafka, make, drain=drain)
+
+    if role == ROUTE:
+        return [
+            service(
+                ROUTE,
+                topology.config.topics,
+                lambda one: RoutePartition(topology, one.topic, one.partition, kafka, sink, clock, idle_ms),
+            )
+        ]
+    return [
+        service(
+            ROLLUP,
+            sorted(tables),
+            lambda one: RollupPartition(topology, tables[one.topic], one.partition, kafka, sink, clock),
+        ),
+        service(
+            DEDUP,
+            [events_topic(topology.app_id)],
+            lambda one: DedupPartition(
+                topology, one.partition, kafka, sink, clock, lambda p: RocksIds(ids / str(p)), idle_ms
+            ),
+        ),
+    ]
+
+
+def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> None:
+    @app.page("/health")  # type: ignore[untyped-decorator]
+    async def health(web: Web, request: Request) -> Response:
+        """200 while every partition makes progress; 503 with cause and remedy for those that halted."""
+        halted = [
+            {"stage": service.stage, "partition": f"{one.topic}/{one.partition}", "cause": halt.cause, "remedy": halt.remedy}
+            for service in services
+            for one, halt in service.halted.items()
+        ]
+        partitions = sum(service.partitions for service in services)
+        answer = {"role": role, "healthy": not halted, "partitions": partitions, "halted": halted}
+        return web.json(answer, status=503 if halted else 200)
+
+    @app.page("/metrics")  # type: ignore[untyped-decorator]
+    async def metrics(web: Web, request: Request) -> Response:
+        """Prometheus' text format."""
+        return web.bytes(generate_latest(), content_type=CONTENT_TYPE_LATEST.split(";")[0])

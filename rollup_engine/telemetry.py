@@ -1,0 +1,35 @@
+"""Every metric of the engine, in one list; and the log's form."""
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+ROWS = Counter("rollup_rows", "Input rows or records taken in", ["stage"])
+BATCH_SECONDS = Histogram("rollup_batch_seconds", "Time for one batch, from read to committed", ["stage"])
+VERDICTS = Counter("rollup_verdicts", "What events came to", ["event", "verdict"])
+PARTIALS = Counter("rollup_partials", "Partial rollups written", ["table"])
+OPEN_PARTITIONS = Gauge("rollup_open_partitions", "Input partitions this process works on", ["stage"])
+HALTED = Gauge("rollup_halted_partitions", "Partitions that stopped because reading on could be wrong", ["stage"])
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Structured log lines on stderr: for people on a console, or one JSON object a line."""
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.format_exc_info] if form == "json" else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), stream=sys.stderr)

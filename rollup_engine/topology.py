@@ -1,0 +1,59 @@
+"""Where the stages' data flows: names of internal topics, their incarnations, and the YAML of each generation."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from rollup_engine.config.model import Config
+from rollup_engine.errors import PartitionHalted
+from rollup_engine.exchange import Packed
+from rollup_engine.windows.aggregates import Schema
+
+
+def events_topic(app_id: str) -> str:
+    return f"{app_id}.events"
+
+
+def deltas_topic(app_id: str, table: str) -> str:
+    return f"{app_id}.deltas.{table}"
+
+
+def source_name(topic: str, partition: int) -> str:
+    """How a partition is called in packed records, marks, books and the sink's rows."""
+    return f"{topic}/{partition}"
+
+
+def split_source(source: str) -> tuple[str, int]:
+    topic, _, partition = source.rpartition("/")
+    return topic, int(partition)
+
+
+@dataclass
+class Topology:
+    """What every stage of one app id agrees on. `generation` is this process's YAML; older ones are loaded as met."""
+
+    app_id: str
+    partitions: int  # of the events topic and of each deltas topic
+    generation: int
+    configs: dict[int, Config]
+    incarnations: Mapping[str, str]  # internal topic -> the life it is in
+    schemas: Mapping[str, Schema]  # per table: all columns ever declared
+    load_config: Callable[[int], Awaitable[Config]]
+
+    @property
+    def config(self) -> Config:
+        return self.configs[self.generation]
+
+    async def config_of(self, generation: int) -> Config:
+        if generation not in self.configs:
+            self.configs[generation] = await self.load_config(generation)
+        return self.configs[generation]
+
+    def check(self, topic: str, packed: Packed) -> None:
+        """Raises `PartitionHalted` for a record of another life of the topic: positions would mean nothing."""
+        expected = self.incarnations[topic]
+        if packed.incarnation != expected:
+            raise PartitionHalted(
+                cause=f"internal topic {topic} holds a record of another life of it"
+                f" ({packed.incarnation}; this one is {expected}): it was deleted and made again, or restored",
+                remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+            )

@@ -1,0 +1,84 @@
+"""The core of the third stage: deltas to totals. Pure, and its memory is a bounded cache.
+
+Between two emissions it holds only what changed since the last one; totals of before are a cache, and a group that is
+not in it is read back from the sink. So memory follows the changed groups, never the topic.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import polars as pl
+
+from rollup_engine.exchange import Marks, Packed
+from rollup_engine.windows.aggregates import Schema, merge
+
+KEYS = ("window_ms", "tuple_key")
+CACHE_ROWS_MAX = 500_000
+_FRAMES_MAX = 64  # merged once so many deltas records have gathered
+
+
+class RollupState(msgspec.Struct, frozen=True):
+    """What rollup keeps per deltas partition, in the sink's row."""
+
+    marks: dict[str, int] = {}
+    revision_offset: int = -1  # greatest deltas offset that an emission has named in its revision
+
+
+@dataclass
+class Accumulator:
+    """Changes since the last emission, and a cache of the totals emitted."""
+
+    schema: Schema
+    cache: pl.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        self._frames: list[pl.DataFrame] = []
+
+    def add(self, marks: Marks, records: Sequence[tuple[int, Packed]]) -> None:
+        """Take in (deltas offset, record) pairs; `marks` cuts what was taken before."""
+        for offset, packed in records:
+            taken = marks.take(packed.source, packed.start, packed.end, offset)
+            if taken is None:
+                continue
+            for frame in packed.tables.values():
+                fresh = frame.filter(pl.col("offset") >= taken.cut)
+                if fresh.height:
+                    self._frames.append(fresh.drop("offset"))
+        if len(self._frames) > _FRAMES_MAX:
+            self._frames = [merge(self._frames, self.schema, KEYS)]
+
+    @property
+    def rows(self) -> int:
+        """Changed groups held, at most."""
+        return sum(frame.height for frame in self._frames)
+
+    def changes(self) -> pl.DataFrame | None:
+        """One row per changed group: what was added since the last emission. None where nothing changed."""
+        if not self._frames:
+            return None
+        self._frames = [merge(self._frames, self.schema, KEYS)]
+        return self._frames[0]
+
+    def missing(self, changes: pl.DataFrame) -> pl.DataFrame:
+        """The keys among `changes` whose totals must be read back."""
+        wanted = changes.select(KEYS)
+        return wanted if self.cache is None else wanted.join(self.cache, on=KEYS, how="anti")
+
+    def totals(self, changes: pl.DataFrame, read_back: pl.DataFrame) -> pl.DataFrame:
+        """Cumulative totals of the changed groups, given those `read_back` for the missing ones."""
+        before = [read_back]
+        if self.cache is not None:
+            before.append(self.cache.join(changes.select(KEYS), on=KEYS, how="semi"))
+        return merge([changes, *(frame for frame in before if frame.height)], self.schema, KEYS)
+
+    def emitted(self, totals: pl.DataFrame) -> None:
+        """The totals are committed: forget the changes, keep the totals as far as the cache goes."""
+        self._frames = []
+        kept = [totals] if self.cache is None else [totals, self.cache.join(totals, on=KEYS, how="anti")]
+        self.cache = pl.concat(kept, how="diagonal").head(CACHE_ROWS_MAX)
+
+
+def state_of(marks: Marks, revision_offset: int) -> Mapping[str, object]:
+    encoded: dict[str, object] = msgspec.to_builtins(RollupState(dict(marks.by_source), revision_offset))
+    return encoded
