@@ -20,11 +20,12 @@ def conjuncts(condition: exp.Expr) -> list[exp.Expr]:
 
 
 def conjunction(parts: list[exp.Expr]) -> exp.Expr:
-    """The parts joined by AND; TRUE for none."""
-    if not parts:
+    """The parts joined by AND; TRUE for none. An OR among them keeps to itself: it binds less tightly than AND."""
+    closed = [exp.Paren(this=part) if isinstance(part, exp.Or) else part for part in parts]
+    if not closed:
         return exp.true()
-    whole = parts[0]
-    for part in parts[1:]:
+    whole = closed[0]
+    for part in closed[1:]:
         whole = exp.And(this=whole, expression=part)
     return whole
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import polars as pl
 
 from rollup_engine.progress import Claim, Position, Writes
-from rollup_engine.windows.aggregates import Schema
+from rollup_engine.tables import Schema
 
 
 class Record(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rollup_engine.config.model import Config
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Packed
-from rollup_engine.windows.aggregates import Schema
+from rollup_engine.tables import Schema
 
 
 def events_topic(app_id: str) -> str:

@@ -9,7 +9,7 @@ from decimal import Decimal
 import polars as pl
 
 from rollup_engine import keys, numbers
-from rollup_engine.windows.aggregates import Schema
+from rollup_engine.tables import Schema
 
 OFFSET_BITS = 40
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from rollup_engine.errors import ClaimLost, PartitionHalted
 from rollup_engine.progress import Books, Claim, Position, Writes
-from rollup_engine.windows.aggregates import Schema
+from rollup_engine.tables import Schema
 
 
 class MemoryRecord(NamedTuple):

@@ -19,7 +19,7 @@ from rollup_engine.emit.months import month_of
 from rollup_engine.errors import ClaimLost
 from rollup_engine.progress import Claim, Partials, Position, Writes
 from rollup_engine.runtime import sql
-from rollup_engine.windows.aggregates import Schema
+from rollup_engine.tables import Schema
 
 log = structlog.get_logger(__name__)
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"

@@ -6,7 +6,7 @@ from rollup_engine.config.model import Config, Rollup
 from rollup_engine.errors import ConfigError, DatabaseUnavailable
 from rollup_engine.runtime import sql
 from rollup_engine.runtime.postgres import Connection, lock_schema, persist
-from rollup_engine.windows.aggregates import Column, Schema
+from rollup_engine.tables import Column, Schema
 
 
 async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool[asyncpg.Record]":

@@ -46,7 +46,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.stage, self._group, self._topics = stage, group, list(topics)
         self._kafka, self._make = kafka, make
         self._stopping = asyncio.Event()
-        self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._sessions: dict[TopicPartition, asyncio.Task[None]] = {}
         self._readers: dict[TopicPartition, KafkaReader] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer
@@ -75,12 +75,12 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_stop(self) -> None:
         """Every partition closes cleanly: what is pending is emitted."""
         self._stopping.set()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*self._sessions.values(), return_exceptions=True)
         await self._commit()
         await self._consumer.stop()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        tasks = [self._tasks.pop(one) for one in list(self._tasks)]
+        tasks = [self._sessions.pop(one) for one in list(self._sessions)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -93,8 +93,8 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         for one in assigned:
             if not self._stopping.is_set():
-                self._tasks[one] = asyncio.create_task(self._run(one), name=f"{self.stage} {one.topic}/{one.partition}")
-        OPEN_PARTITIONS.labels(self.stage).set(len(self._tasks))
+                self._sessions[one] = asyncio.create_task(self._run(one), name=f"{self.stage} {one.topic}/{one.partition}")
+        OPEN_PARTITIONS.labels(self.stage).set(len(self._sessions))
 
     async def _run(self, one: TopicPartition) -> None:
         """Sessions on one partition, one after another, until it is revoked or the service stops."""

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import asyncpg
@@ -41,21 +41,19 @@ POLL_SECONDS = 0.5
 def services(settings: Settings) -> Iterator[Addresses]:
     """Embedded services for what is not configured, and the addresses in use in `endpoints.json` for the block."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    broker = None if settings.kafka_bootstrap_servers else embedded.start_broker(settings.state_dir)
-    database = None if settings.database_url else embedded.start_database(settings.state_dir)
-    try:
-        kafka = broker.bootstrap if broker else settings.kafka_bootstrap_servers
-        url = database.database_url if database else settings.database_url
-        assert kafka is not None
-        assert url is not None
+    with ExitStack() as stack:
+        kafka, url = settings.kafka_bootstrap_servers, settings.database_url
+        if kafka is None:
+            broker = embedded.start_broker(settings.state_dir)
+            stack.callback(broker.release)
+            kafka = broker.bootstrap
+        if url is None:
+            database = embedded.start_database(settings.state_dir)
+            stack.callback(database.release)
+            url = database.database_url
         embedded.write_endpoints(settings.state_dir, kafka=kafka, database=url)
+        stack.callback(embedded.clear_endpoints, settings.state_dir)
         yield Addresses(kafka, url)
-    finally:
-        embedded.clear_endpoints(settings.state_dir)
-        if database:
-            database.release()
-        if broker:
-            broker.release()
 
 
 @dataclass

@@ -11,7 +11,8 @@ import msgspec
 import polars as pl
 
 from rollup_engine.exchange import Marks, Packed
-from rollup_engine.windows.aggregates import Schema, merge
+from rollup_engine.tables import Schema
+from rollup_engine.windows.aggregates import merge
 
 KEYS = ("window_ms", "tuple_key")
 CACHE_ROWS_MAX = 500_000

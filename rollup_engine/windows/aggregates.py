@@ -5,36 +5,12 @@ as Int128, and `<name>.frac`. The same expressions take events to deltas and del
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
 
 import polars as pl
 
 from rollup_engine import numbers
 from rollup_engine.config.model import EventType, Rollup
-
-
-class Column(NamedTuple):
-    """An aggregate column of a rollup's table."""
-
-    kind: str  # sum, min or max
-    name: str
-
-
-class Schema(NamedTuple):
-    """What a rollup's table holds besides its fixed columns: everything ever declared for it."""
-
-    table: str
-    groups: tuple[str, ...]  # without the customer
-    aggregates: tuple[Column, ...]
-
-    @classmethod
-    def of(cls, rollup: Rollup) -> "Schema":
-        groups = tuple(column.column for column in rollup.group_by)
-        return cls(rollup.table, groups, tuple(Column(a.kind, a.column) for a in rollup.aggregates))
-
-    @property
-    def tuple_columns(self) -> tuple[str, ...]:
-        return ("external_customer_id", *self.groups)
+from rollup_engine.tables import Schema
 
 
 def expressions(kind: str, source: str, name: str, present: Collection[str]) -> list[pl.Expr]:
