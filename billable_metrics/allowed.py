@@ -173,7 +173,10 @@ JOIN_SIDES: Final = frozenset({"", "LEFT", "RIGHT", "FULL"})
 JOIN_KINDS: Final = frozenset({"", "INNER", "OUTER", "CROSS"})
 
 UNITS: Final = frozenset(
-    "MICROSECONDS MILLISECONDS SECOND MINUTE HOUR DAY WEEK MONTH QUARTER YEAR EPOCH DOW ISODOW DOY ISOYEAR".split()
+    {
+        *("MICROSECONDS", "MILLISECONDS", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR"),
+        *("EPOCH", "DOW", "ISODOW", "DOY", "ISOYEAR"),
+    }
 )
 """Units of date_trunc and extract. They are printed as they are, so this list is also what keeps other text out."""
 

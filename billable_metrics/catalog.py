@@ -45,7 +45,7 @@ class Table:
 
     @property
     def series_columns(self) -> frozenset[str]:
-        """Columns with one value in all partials of a (window, tuple): filters on them commute with taking the latest."""
+        """Columns alike in all partials of a (window, tuple): filters on them commute with taking the latest."""
         return frozenset((*TIME_COLUMNS, *self.group_columns))
 
     def column(self, written: str) -> str | None:
@@ -80,7 +80,7 @@ class Catalog:
 def nearest(written: str, names: Iterable[str]) -> str | None:
     """The name most like the written one without regard to case, or None if none is like it."""
     by_lower = {name.lower(): name for name in names}
-    close = get_close_matches(written.lower(), by_lower, n=1, cutoff=0.5)
+    close = get_close_matches(written.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sqlglot import exp
+from sqlglot import Token, TokenType, exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ParseError, TokenError
-from sqlglot.tokens import Token, TokenType
 
-from billable_metrics.allowed import FUNCTIONS
+from billable_metrics.allowed import FUNCTIONS, INTERVAL_TEXT
 from billable_metrics.places import refuse_at
 from rollup_engine.errors import MetricError
 
@@ -75,11 +74,13 @@ def parse_statement(sql: str) -> exp.Query:
 def _check_tokens(tokens: list[Token], sql: str) -> None:
     if len(tokens) > TOKENS_MAX:
         raise refuse_at(f"metric SQL has at most {TOKENS_MAX} words and signs", sql, tokens[TOKENS_MAX].start)
-    joins = [token for token in tokens if token.token_type is TokenType.JOIN]
+    joins = [token for token in tokens if token.token_type in (TokenType.JOIN, TokenType.STRAIGHT_JOIN)]
     if len(joins) > JOINS_MAX:
         raise refuse_at(f"a metric has at most {JOINS_MAX} joins", sql, joins[JOINS_MAX].start)
     for index, token in enumerate(tokens):
         last = index == len(tokens) - 1
+        if token.token_type is TokenType.INTERVAL and not last:
+            _check_interval(tokens[index + 1], sql)
         if token.token_type is TokenType.SEMICOLON and not last:
             raise refuse_at("metric SQL is one statement; take out what follows the semicolon", sql, token.start)
         if "\0" in token.text:
@@ -92,6 +93,12 @@ def _check_tokens(tokens: list[Token], sql: str) -> None:
             if follower.start == token.end + 1 and _WORD.fullmatch(follower.text):
                 raise refuse_at("a number ends in letters; write digits only", sql, token.start)
     _check_nesting(tokens, sql)
+
+
+def _check_interval(text: Token, sql: str) -> None:
+    """sqlglot keeps of an interval's text what it understands, and drops the rest."""
+    if text.token_type is TokenType.STRING and not (text.text.isdecimal() or INTERVAL_TEXT.fullmatch(text.text)):
+        raise refuse_at("an interval is written as INTERVAL '1 day' (seconds to years)", sql, text.start)
 
 
 def _is_known(token: Token) -> bool:
@@ -121,12 +128,15 @@ def _first(tokens: list[Token]) -> int:
 
 
 def _syntax_error(error: ParseError, sql: str) -> MetricError:
-    """sqlglot's columns are those of a token's last character; its own messages may print a whole Token."""
+    """sqlglot's columns are those of a token's last character; its own messages may print a whole Token or class."""
     found = error.errors[0] if error.errors else {}
     description = str(found.get("description") or "syntax error")
+    if description.startswith("Required keyword"):
+        description = "something is missing here, or a name that is a keyword has no quotation marks"
     description = re.sub(r"\s*(but got|, got)? ?<Token.*", "", description).strip().rstrip(".")
+    message = f"this is not valid SQL: {description}"
     line, column = found.get("line"), found.get("col")
     if not isinstance(line, int) or not isinstance(column, int):
-        return MetricError(f"this is not valid SQL: {description}", sql=sql)
+        return MetricError(message, sql=sql)
     start = max(1, column - len(str(found.get("highlight") or "")) + 1)
-    return MetricError(f"this is not valid SQL: {description}", line=line, column=start, sql=sql)
+    return MetricError(message, line=line, column=start, sql=sql)

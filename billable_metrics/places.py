@@ -21,9 +21,7 @@ def refuse_at(message: str, sql: str, offset: int | None) -> MetricError:
     if offset is None:
         return MetricError(message, sql=sql)
     before = sql[:offset]
-    return MetricError(
-        message, line=before.count("\n") + 1, column=offset - (before.rfind("\n") + 1) + 1, sql=sql
-    )
+    return MetricError(message, line=before.count("\n") + 1, column=offset - (before.rfind("\n") + 1) + 1, sql=sql)
 
 
 def offset_of(node: exp.Expr) -> int | None:

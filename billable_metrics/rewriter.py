@@ -46,9 +46,14 @@ def rewrite(
     try:
         for rule in RULES:
             tree = rule(tree, context)
-        # Quoting every name keeps one that is also a keyword (user, session_user) from meaning the keyword.
+        # Quoting every name keeps one that is also a keyword (user, session_user) from meaning the keyword. Where text
+        # holds the mark that sqlglot puts in place of its line breaks, laying the SQL out would change that text.
         text = tree.sql(
-            dialect=Postgres(), identify=True, pretty=True, comments=False, unsupported_level=ErrorLevel.RAISE
+            dialect=Postgres(),
+            identify=True,
+            pretty=Postgres.Generator.SENTINEL_LINE_BREAK not in sql,
+            comments=False,
+            unsupported_level=ErrorLevel.RAISE,
         )
     except RecursionError as error:
         raise MetricError("the metric is nested too deeply; take parts of it out into WITH", sql=sql) from error

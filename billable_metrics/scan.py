@@ -5,6 +5,7 @@ Owns: the notes taken on the way. Must never touch the tree; that is what rules 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,16 +26,16 @@ EVENT_NAME_COLUMN: Final = "event_name"
 class Scan:
     """One place where a metric reads a rollup.
 
-    `alias` is the name the scan has in its SELECT. `long_form` scans are written `FROM events`. `used` are the public
-    columns the metric needs, `predicates` the filters to apply before the latest revision is taken, over physical
-    column names.
+    `alias` is the name the scan has in its SELECT. `long_form` scans are written `FROM events`. `uses` counts where the
+    metric reads each public column, `predicates` are the filters to apply before the latest revision is taken, over
+    physical column names.
     """
 
     node: exp.Table
     table: Table
     alias: str
     long_form: bool = False
-    used: set[str] = field(default_factory=set)
+    uses: Counter[str] = field(default_factory=Counter)
     predicates: list[exp.Expr] = field(default_factory=list)
 
     @property
@@ -65,6 +66,8 @@ class Context:
     end: datetime | None = None
     scans: list[Scan] = field(default_factory=list)
     params: list[object] = field(default_factory=list)
+    unnamed: int = 0
+    """Subqueries in FROM that were given a name so far."""
 
     def parameter(self, value: object) -> exp.Parameter:
         """A placeholder bound to the value; the same value is bound once."""

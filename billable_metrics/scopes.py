@@ -7,8 +7,8 @@ subquery in FROM sees the outer query's tables, never its neighbours').
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlglot import exp
 
@@ -40,11 +40,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One SELECT's sources, and the SELECT around it. `merged` are the names its joins join USING."""
+    """One SELECT's sources, and the SELECT around it. `merged`: columns its joins join USING -> the sources joined."""
 
     sources: Sequence[Source]
     outer: Scope | None = None
-    merged: frozenset[str] = frozenset()
+    merged: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def levels(self) -> Iterator[Scope]:
         """This scope and those around it, from the inside out."""

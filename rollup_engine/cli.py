@@ -7,7 +7,7 @@ import asyncio
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ letters = typer.Typer(help="What was refused, and why.", no_args_is_help=True)
 app.add_typer(letters, name="dead-letters")
 
 ConfigDir = Annotated[
-    Optional[Path], typer.Option("--config", metavar="DIR", help="Directory of rollup YAML files. [default: rollups/]")
+    Path | None, typer.Option("--config", metavar="DIR", help="Directory of rollup YAML files. [default: rollups/]")
 ]
 Format = Annotated[str, typer.Option("--format", metavar="table|json|csv", help="How to print the result.")]
 
@@ -76,7 +76,7 @@ def demo(
 def up(
     config: ConfigDir = None,
     exit_when_idle: Annotated[
-        Optional[float],
+        float | None,
         typer.Option("--exit-when-idle", metavar="SECONDS", min=0.1, help="End once nothing new came for so long."),
     ] = None,
 ) -> None:
@@ -105,9 +105,7 @@ def _role(role: str, config: Path | None, drain: bool) -> None:
     loaded, _ = _config(settings, config)
     addresses = running(settings)
     port = settings.web_port or {"route": 6066, "work": 6067}[role]
-    asyncio.run(
-        worker.run(role, settings, loaded, addresses.kafka, addresses.database, web_port=port, drain=drain)
-    )
+    asyncio.run(worker.run(role, settings, loaded, addresses.kafka, addresses.database, web_port=port, drain=drain))
 
 
 Drain = Annotated[bool, typer.Option("--drain", help="On a stop, first work off what the input topics hold.")]
@@ -127,7 +125,9 @@ def work(config: ConfigDir = None, drain: Drain = False) -> None:
 
 @app.command()
 def validate(
-    paths: Annotated[Optional[list[Path]], typer.Argument(metavar="[PATH]...", help="YAML or SQL files, or directories.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="YAML or SQL files, or directories.")
+    ] = None,
 ) -> None:
     """Check rollup YAML and metric SQL; report every problem at once."""
     from rollup_engine.runtime.validation import validate as check
@@ -153,7 +153,7 @@ def produce(
     file: Annotated[Path, typer.Argument(metavar="FILE.ndjson", help="One event a line; `-` reads standard input.")],
     topic: Annotated[str, typer.Option("--topic", help="Raw Kafka topic to send to.")],
     rate: Annotated[
-        Optional[float], typer.Option("--rate", metavar="N", min=0.001, help="Events a second at the most.")
+        float | None, typer.Option("--rate", metavar="N", min=0.001, help="Events a second at the most.")
     ] = None,
 ) -> None:
     """Send a file's lines as raw events."""
@@ -165,9 +165,9 @@ def produce(
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="Metric SQL over AGGREGATED_EVENTS('event').")],
-    customer: Annotated[Optional[str], typer.Option("--customer", metavar="C", help="For one customer only.")] = None,
-    start: Annotated[Optional[str], typer.Option("--start", metavar="T", help="From this time on (RFC 3339).")] = None,
-    end: Annotated[Optional[str], typer.Option("--end", metavar="T", help="Before this time (RFC 3339).")] = None,
+    customer: Annotated[str | None, typer.Option("--customer", metavar="C", help="For one customer only.")] = None,
+    start: Annotated[str | None, typer.Option("--start", metavar="T", help="From this time on (RFC 3339).")] = None,
+    end: Annotated[str | None, typer.Option("--end", metavar="T", help="Before this time (RFC 3339).")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the rewritten SQL instead of running it.")] = False,
     output: Format = "table",
 ) -> None:
@@ -189,8 +189,8 @@ def status(output: Format = "table") -> None:
 
 @letters.command("list")
 def letters_list(
-    event: Annotated[Optional[str], typer.Option("--event", help="Of this event type only.")] = None,
-    reason: Annotated[Optional[str], typer.Option("--reason", help="With this reason or outcome only.")] = None,
+    event: Annotated[str | None, typer.Option("--event", help="Of this event type only.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="With this reason or outcome only.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="The newest so many.")] = 20,
     output: Format = "table",
 ) -> None:

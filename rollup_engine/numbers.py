@@ -39,7 +39,7 @@ def split(text: str, scale: int) -> tuple[int, int, int]:
     digits = (whole + fraction).lstrip("0")
     if not digits:
         return 0, 0, 0
-    power = (int(exponent) if len(exponent) < 8 else 10**7) - len(fraction)
+    power = _clipped(exponent) - len(fraction)
     significant = digits.rstrip("0")
     power += len(digits) - len(significant)
     if len(significant) + power > DIGITS_MAX:
@@ -50,6 +50,12 @@ def split(text: str, scale: int) -> tuple[int, int, int]:
     whole_part, frac = divmod(scaled, BASE)
     hi, lo = divmod(whole_part, BASE)
     return hi, lo, frac
+
+
+def _clipped(exponent: str) -> int:
+    """The exponent, or one as hopeless: its text may have more digits than `int` takes, and any number of zeros."""
+    size = exponent.lstrip("+-").lstrip("0") or "0"
+    return (int(size) if len(size) < 8 else 10**7) * (-1 if exponent.startswith("-") else 1)
 
 
 def _short(text: str) -> str:
@@ -66,7 +72,7 @@ def columns(name: str, values: Sequence[object], scale: int) -> tuple[list[pl.Se
             pass
         else:
             low, high = whole.min(), whole.max()
-            if low is None or (isinstance(low, int) and isinstance(high, int) and 0 <= low and high < BASE):
+            if low is None or (isinstance(low, int) and isinstance(high, int) and low >= 0 and high < BASE):
                 return [whole], {}
     return _general(name, values, scale)
 
@@ -94,7 +100,7 @@ def _general(name: str, values: Sequence[object], scale: int) -> tuple[list[pl.S
 
 
 def describe(value: object) -> str:
-    """How a decoded JSON value is called in a message."""
+    """How a decoded JSON value is called in a message; what stands for one says it itself."""
     match value:
         case None:
             return "null"
@@ -108,7 +114,7 @@ def describe(value: object) -> str:
             return "an object"
         case list():
             return "a list"
-    return "something else"
+    return str(value)
 
 
 def whole(name: str, present: Iterable[str]) -> pl.Expr:

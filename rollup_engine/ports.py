@@ -46,6 +46,10 @@ class Reader(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Let go of what it holds; for a reader made by `Log.reader`."""
+        ...
+
 
 class Log(Protocol):
     """Partitioned, ordered, durable topics. `append` returns only when the record can no longer be lost."""

@@ -14,7 +14,7 @@ from billable_metrics.scan import Context
 def allow_known_functions(tree: exp.Query, context: Context) -> exp.Query:
     """Refuses functions that are not listed, and listed ones in sqlglot's spelling for other databases."""
     for node in tree.find_all(exp.Func):
-        if type(node) in NODES and not isinstance(node, exp.Mod):
+        if type(node) in NODES and not _is_if_function(node):
             continue
         if isinstance(node, exp.Anonymous) and node.name.lower() == SCAN_FUNCTION:
             if not isinstance(node.parent, exp.Table):
@@ -23,6 +23,10 @@ def allow_known_functions(tree: exp.Query, context: Context) -> exp.Query:
         if type(node) not in FUNCTION_NODES or not _is_listed(node, context):
             raise _refused(node, context)
     return tree
+
+
+def _is_if_function(node: exp.Expr) -> bool:
+    return isinstance(node, exp.If) and not isinstance(node.parent, exp.Case)
 
 
 def _is_listed(node: exp.Expr, context: Context) -> bool:

@@ -14,6 +14,7 @@ from billable_metrics.scan import Context
 IDENTIFIER_BYTES_MAX: Final = 63
 """Postgres cuts longer names, so that two different ones could become the same."""
 
+_AROUND_QUERIES = (exp.Subquery, exp.CTE, exp.SetOperation, exp.Exists, type(None))
 _KEYWORDS = re.compile(r"[A-Za-z]+( [A-Za-z]+)*")
 
 _NAMED: Final[dict[str, str]] = {
@@ -51,11 +52,26 @@ def allow_known_nodes(tree: exp.Query, context: Context) -> exp.Query:
             if name not in allowed and value not in (None, False, []):
                 raise context.refuse(f"{_what(name)} is not part of metric SQL", node)
         _check_texts(node, context)
+        _check_place(node, context)
     return tree
 
 
 def _what(key: str) -> str:
     return _NAMED.get(key, key.rstrip("_").replace("_", " ").upper())
+
+
+def _check_place(node: exp.Expr, context: Context) -> None:
+    """sqlglot reads more than PostgreSQL's grammar has: a query stands in parentheses, and only tables after FROM."""
+    if isinstance(node, (exp.From, exp.Join)) and not isinstance(node.this, (exp.Table, exp.Subquery)):
+        raise context.refuse("a table or a subquery in parentheses stands after FROM and JOIN", node)
+    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+        raise context.refuse("joins in parentheses are not part of metric SQL; write them without", node)
+    if isinstance(node, exp.Subquery) and not isinstance(node.this, exp.Query):
+        raise context.refuse("only a query stands alone in parentheses here", node)
+    if isinstance(node, (exp.Select, exp.SetOperation)) and not isinstance(node.parent, _AROUND_QUERIES):
+        raise context.refuse("a query inside another one stands in parentheses", node)
+    if isinstance(node, exp.Select) and not node.expressions:
+        raise context.refuse("the SELECT names no output", node)
 
 
 def _check_texts(node: exp.Expr, context: Context) -> None:
@@ -71,5 +87,3 @@ def _check_texts(node: exp.Expr, context: Context) -> None:
             raise context.refuse(f"{written(node, context.sql)} is not part of metric SQL", node)
     if isinstance(node, exp.Join) and not (node.side in JOIN_SIDES and node.kind in JOIN_KINDS):
         raise context.refuse(f"a {node.side or node.kind} join is not part of metric SQL", node)
-    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
-        raise context.refuse("joins in parentheses are not part of metric SQL; write them without", node)

@@ -6,6 +6,8 @@ without a word; another aggregate than the latest would count a window once for 
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlglot import exp
 
 from billable_metrics.catalog import CUSTOMER_COLUMN, TIME_COLUMNS
@@ -13,7 +15,7 @@ from billable_metrics.predicates import conjuncts
 from billable_metrics.scan import EVENT_NAME_COLUMN, Context, Scan
 from billable_metrics.scopes import own_nodes
 
-_WRITTEN = {exp.Max: "MAX", exp.Min: "MIN"}
+_WRITTEN: Final[dict[type[exp.Expr], str]] = {exp.Max: "MAX", exp.Min: "MIN"}
 
 
 def check_long_form(tree: exp.Query, context: Context) -> exp.Query:
@@ -61,10 +63,14 @@ def _fixed(scan: Scan, select: exp.Select) -> set[str]:
         left, right = condition.this, condition.expression
         if isinstance(right, exp.Column):
             left, right = right, left
-        constant = isinstance(right, exp.Null) if isinstance(condition, exp.Is) else isinstance(right, exp.Literal)
+        constant = isinstance(right, exp.Null) if isinstance(condition, exp.Is) else _is_constant(right)
         if constant and _is_of(scan, left):
             fixed.add(left.name)
     return fixed
+
+
+def _is_constant(node: exp.Expr) -> bool:
+    return isinstance(node.this if isinstance(node, exp.Cast) else node, exp.Literal)
 
 
 def _grouped(scan: Scan, select: exp.Select) -> set[str]:
@@ -91,7 +97,7 @@ def _check_aggregates(scan: Scan, select: exp.Select, context: Context) -> None:
             continue
         columns = {column.name for column in node.find_all(exp.Column) if _is_of(scan, column)}
         totals = {column: scan.table.latest_by[column] for column in columns if column in scan.table.latest_by}
-        right = set(totals.values()) or set(_WRITTEN.values())
+        right: set[str] = {*totals.values()} or {*_WRITTEN.values()}
         if _WRITTEN.get(type(node)) not in right:
             raise context.refuse(
                 f"FROM events holds several partials of a window: take the latest with {' or '.join(sorted(right))} "

@@ -24,7 +24,7 @@ def expand_scans(tree: exp.Query, context: Context) -> exp.Query:
 
 
 def _latest(scan: Scan) -> exp.Select:
-    columns = [_output(scan, name) for name in scan.columns if name in scan.used]
+    columns = [_output(scan, name) for name in scan.columns if scan.uses[name]]
     select = exp.Select(
         distinct=exp.Distinct(on=exp.Tuple(expressions=[_physical(name) for name in _SERIES])),
         expressions=columns or [_output(scan, "timestamp")],

@@ -79,6 +79,7 @@ def _long_form(node: exp.Table, context: Context) -> Scan:
         raise context.refuse(
             f"FROM events needs one condition {EVENT_NAME_COLUMN} = '<event>{TABLE_SUFFIX}' in its WHERE", node
         )
+    assert where is not None
     condition, event = events[0]
     table = context.catalog.partials_table(event.name)
     if table is None:

@@ -70,6 +70,7 @@ def _target(part: exp.Expr, scans: dict[str, Scan]) -> Scan | None:
 def _over_base_table(part: exp.Expr, scan: Scan) -> exp.Expr:
     moved = part.copy()
     for column in moved.find_all(exp.Column):
+        scan.uses[column.name] -= 1
         column.set("table", None)
         column.this.set("this", scan.table.columns[column.name])
     return moved

@@ -81,27 +81,29 @@ def _source(item: exp.Expr, outer: Scope | None, withs: Withs, context: Context)
     assert isinstance(item, exp.Subquery), item
     columns = _query(item, outer, withs, context)
     if not item.alias:
-        item.set("alias", exp.TableAlias(this=exp.to_identifier(f"subquery_{id(item)}", quoted=True)))
+        context.unnamed += 1
+        item.set("alias", exp.TableAlias(this=exp.to_identifier(f"subquery_{context.unnamed}", quoted=True)))
     return Source(item.alias, renamed(columns, item.args.get("alias")))
 
 
-def _join_using(select: exp.Select, sources: list[Source], context: Context) -> frozenset[str]:
-    merged = set()
-    for join in select.args.get("joins") or ():
+def _join_using(select: exp.Select, sources: list[Source], context: Context) -> dict[str, frozenset[str]]:
+    merged = {}
+    for index, join in enumerate(select.args.get("joins") or (), start=1):
         for name in join.args.get("using") or ():
-            found = {column for source in sources if (column := source.find(name.name)) is not None}
-            if len(found) != 1:
+            column = sources[index].find(name.name)
+            joined = [source for source in sources[: index + 1] if column and source.find(name.name) == column]
+            if column is None or len(joined) < 2:
                 raise context.refuse(f"{written(name, context.sql)!r} is not a column of both tables", name)
-            name.set("this", found.copy().pop())
-            merged |= found
-            for source in sources:
-                _use(source, name.name)
-    return frozenset(merged)
+            name.set("this", column)
+            merged[column] = frozenset(source.name for source in joined)
+            for source in joined:
+                _use(source, column)
+    return merged
 
 
 def _projection(projection: exp.Expr, scope: Scope, withs: Withs, context: Context) -> Outputs:
     """Resolves one output; gives its names. An output that would change its name by the rewriting gets an alias."""
-    if projection.is_star:
+    if _is_star(projection):
         return _star(projection, scope, context)
     asked = column_name(projection.name) if isinstance(projection, exp.Column) else None
     nested = _resolve(projection, scope, withs, context, set())
@@ -143,7 +145,7 @@ def _resolve(root: exp.Expr, scope: Scope, withs: Withs, context: Context, done:
             nested = _query(node, scope, withs, context)
         elif isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count):
             raise context.refuse("* stands only in the SELECT list and in COUNT(*)", node)
-        elif isinstance(node, exp.Column) and not node.is_star and id(node) not in done:
+        elif isinstance(node, exp.Column) and not _is_star(node) and id(node) not in done:
             _column(node, scope, context)
     return nested
 
@@ -163,7 +165,7 @@ def _column(column: exp.Column, scope: Scope, context: Context) -> None:
         _use(found, name)
     table: str | None = matches[0][0].name
     if len(matches) > 1:
-        if not (len(names) == 1 and names <= scope.merged):
+        if len(names) > 1 or not {found.name for found, _ in matches} <= scope.merged.get(max(names), frozenset()):
             tables = " and ".join(repr(found.name) for found, _ in matches)
             raise context.refuse(
                 f"{written(column.this, context.sql)!r} is a column of {tables}; write which one is meant", column
@@ -177,9 +179,13 @@ def _column(column: exp.Column, scope: Scope, context: Context) -> None:
     column.set("catalog", None)
 
 
+def _is_star(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Star) or (isinstance(node, exp.Column) and isinstance(node.this, exp.Star))
+
+
 def _use(source: Source, column: str | None) -> None:
     if source.scan is not None and column is not None:
-        source.scan.used.add(column)
+        source.scan.uses[column] += 1
 
 
 def _parts(column: exp.Column) -> list[str]:

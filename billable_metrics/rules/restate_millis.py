@@ -1,4 +1,4 @@
-"""Rule: a pushed comparison of timestamp_millis with a number becomes one of timestamp, which partitions and index know."""
+"""Rule: a pushed comparison of timestamp_millis becomes one of timestamp, which the index and partitions are by."""
 
 from __future__ import annotations
 

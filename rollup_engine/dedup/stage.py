@@ -20,7 +20,7 @@ from rollup_engine.clock import Clock
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, Packed, unpack
-from rollup_engine.ports import Log, Record, SeenIds, Sink
+from rollup_engine.ports import Log, Reader, Record, SeenIds, Sink
 from rollup_engine.progress import DEDUP, ROUTE, Claim
 from rollup_engine.topology import Topology, deltas_topic, events_topic, source_name
 
@@ -80,7 +80,15 @@ class DedupPartition:
         if store.position > to:  # the sink was set back, by a restored backup: the store knows too much
             store.clear()
         position = max(store.position, log_start)
+        if position >= to:
+            return
         reader = await self._log.reader(self._topic, self._partition, position)
+        try:
+            await self._replay(store, reader, position, to)
+        finally:
+            await reader.close()
+
+    async def _replay(self, store: SeenIds, reader: Reader, position: int, to: int) -> None:
         while position < to:
             records = [record for record in await reader.read(self.records_max, 5_000) if record.offset < to]
             if not records:

@@ -2,7 +2,8 @@
 
 One directory per slot; a second process on the same disk, whose predecessor still holds the lock, takes the next slot.
 Ids and position go into one WriteBatch. Never written before the sink's advance is committed, so never ahead of it.
-RocksDB's own TTL is not used: it reads the wall clock.
+RocksDB's own TTL is not used: it reads the wall clock. Nor is its write-ahead log: the events topic already is the log,
+and after a crash the store is at an earlier position, a consistent one, and brought up from there.
 """
 
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from rollup_engine.dedup.verdicts import KEY_BYTES, last_seen_ms
 from rollup_engine.errors import RollupError
@@ -19,7 +20,9 @@ META = b"meta"  # any key that is not KEY_BYTES long
 SLOTS_MAX = 8
 _CACHE_BYTES = 64 << 20  # shared by all partitions of a process
 _WRITE_BUFFER_BYTES = 32 << 20
-_FORMAT = 1
+_FORMAT = 2
+_NONE_MS = 1 << 62
+_REST_MS_MAX = 3_600_000  # between two rounds at the most, however young all that was kept
 _cache: list[Cache] = []
 
 
@@ -27,6 +30,7 @@ class _Meta(msgspec.Struct, array_like=True):
     format: int
     position: int
     incarnation: str
+    oldest_ms: int = 0  # about the time of the oldest id held: until it is due, a round to expire would find nothing
 
 
 def _options() -> Options:
@@ -37,7 +41,6 @@ def _options() -> Options:
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)
-    options.set_max_total_wal_size(2 * _WRITE_BUFFER_BYTES)
     table = BlockBasedOptions()
     table.set_bloom_filter(10, False)  # most ids are new: answered without a read
     table.set_block_cache(_cache[0])
@@ -54,7 +57,9 @@ class RocksIds:
     def __init__(self, directory: Path) -> None:
         self._db, self._path = _open(directory)
         self._meta = _Meta(_FORMAT, 0, "")
-        self._cursor = b""
+        self._cursor, self._oldest_in_round_ms = b"", _NONE_MS
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # the stub calls it a method
         stored = self._db.get(META)
         if stored is not None:
             meta = msgspec.msgpack.decode(stored, type=_Meta)
@@ -80,36 +85,46 @@ class RocksIds:
         put = batch.put
         for key, value in puts.items():
             put(key, value)
-        meta = _Meta(_FORMAT, position, incarnation)
+        oldest_ms = self._meta.oldest_ms
+        if not oldest_ms and puts:
+            oldest_ms = last_seen_ms(next(iter(puts.values())))
+        meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
         put(META, msgspec.msgpack.encode(meta))
-        self._db.write(batch)
+        self._db.write(batch, self._unlogged)
         self._meta = meta
 
     def expire(self, before_ms: int, steps_max: int) -> int:
-        """Goes round the keys, from where the last call stopped."""
+        """Goes round the keys, from where the last call stopped, once the oldest is due."""
+        if before_ms <= self._meta.oldest_ms:
+            return 0
         iterator = self._db.iter(ReadOptions())
         iterator.seek(self._cursor)
         batch, steps = WriteBatch(raw_mode=True), 0
         while steps < steps_max and iterator.valid():
             key, value = iterator.key(), iterator.value()
             self._cursor = key
-            if len(key) == KEY_BYTES and last_seen_ms(value) < before_ms:
-                batch.delete(key)
+            if len(key) == KEY_BYTES:
+                seen_ms = last_seen_ms(value)
+                if seen_ms < before_ms:
+                    batch.delete(key)
+                else:
+                    self._oldest_in_round_ms = min(self._oldest_in_round_ms, seen_ms)
             iterator.next()
             steps += 1
-        if not iterator.valid():
-            self._cursor = b""
+        if not iterator.valid():  # the round is done: rest until what it kept is due
+            self._meta.oldest_ms = max(before_ms, min(self._oldest_in_round_ms, before_ms + _REST_MS_MAX))
+            self._cursor, self._oldest_in_round_ms = b"", _NONE_MS
         del iterator  # an open iterator keeps the lock after close
         gone = len(batch)
         if gone:
-            self._db.write(batch)
+            self._db.write(batch, self._unlogged)
         return gone
 
     def clear(self) -> None:
         self._db.close()
         shutil.rmtree(self._path)
         self._db = Rdict(str(self._path), _options(), access_type=AccessType.read_write())
-        self._meta, self._cursor = _Meta(_FORMAT, 0, ""), b""
+        self._meta, self._cursor, self._oldest_in_round_ms = _Meta(_FORMAT, 0, ""), b"", _NONE_MS
 
     def close(self) -> None:
         self._db.close()

@@ -14,7 +14,7 @@ import polars as pl
 from rollup_engine import keys, numbers
 from rollup_engine.config.model import EventType
 from rollup_engine.numbers import NumberText, describe
-from rollup_engine.route.decode import Decoder, NotAnObject, Undecodable, number_scales, text_paths
+from rollup_engine.route.decode import Decoder, Undecodable, number_scales, text_paths
 from rollup_engine.route.timestamps import column as timestamp_column
 
 TEXT_BYTES_MAX = 65_536
@@ -146,8 +146,7 @@ def _converted(
     if kind is str or kind is type(None) or kind is int or (not required and kind in (bool, NumberText)):
         return _text_of(value)
     kinds = "text or a whole number" if required else "text, a number or a boolean"
-    found = "the value of something that is no object" if isinstance(value, NotAnObject) else describe(value)
-    why = f"the {what} ({path!r}) must be {kinds}, not {found}"
+    why = f"the {what} ({path!r}) must be {kinds}, not {describe(value)}"
     bad.setdefault(row, Undecodable(f"invalid_{what.replace(' ', '_')}", why))
     return None
 

@@ -13,12 +13,14 @@ from typing import Any
 import msgspec
 
 from rollup_engine.config.model import EventType
-from rollup_engine.numbers import NumberText
+from rollup_engine.numbers import NumberText, describe
 
 RECORD_BYTES_MAX = 1 << 20
 NESTING_MAX = 200
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.?)*+"?', re.DOTALL)  # always matches, and never turns back: linear in any bytes
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_FIELD_NAME = re.compile(r'["\\\x00-\x1f]')  # what msgspec takes in no struct's field name
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,9 @@ class NotAnObject:
     """Stands for every value below a path step that is no object."""
 
     __slots__ = ()
+
+    def __str__(self) -> str:
+        return "part of something that is no object"
 
 
 _NOT_AN_OBJECT = NotAnObject()
@@ -52,7 +57,7 @@ class Decoder:
     def __init__(self, events: Iterable[EventType]) -> None:
         root = _Node()
         self._getters: dict[str, Callable[[Any], object]] = {}
-        paths = {path for event in events for path in paths_of(event)}
+        paths = sorted({path for event in events for path in paths_of(event)})
         for path in paths:
             node = root
             for step in path.split("."):
@@ -60,6 +65,7 @@ class Decoder:
             node.leaf = True
         self._root = root
         self._types: dict[int, type[msgspec.Struct]] = {}
+        self._typed = not any(map(_NO_FIELD_NAME.search, paths))  # otherwise every record is decoded untyped
         self._decoder = msgspec.json.Decoder(self._struct(root), float_hook=NumberText)
         self._untyped = msgspec.json.Decoder(float_hook=NumberText)
         for path in paths:
@@ -72,7 +78,7 @@ class Decoder:
             nested = child.children and not child.leaf
             fields.append((f"f{index}", (self._struct(child) | None) if nested else Any, None))
         rename = {f"f{index}": name for index, name in enumerate(names)}
-        made = msgspec.defstruct("Mapped", fields, rename=rename)
+        made = msgspec.defstruct("Mapped", fields, rename=rename if self._typed else None)
         self._types[id(node)] = made
         return made
 
@@ -84,7 +90,7 @@ class Decoder:
         """One decoded struct, or `Undecodable`, per value."""
         decode = self._decoder.decode
         try:
-            if not any(map(_suspicious, values)):
+            if self._typed and not any(map(_suspicious, values)):
                 return [decode(value) for value in values]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # at least one is bad: find out which
@@ -92,17 +98,21 @@ class Decoder:
 
     def _decode_one(self, value: bytes) -> Any:
         if len(value) > RECORD_BYTES_MAX:
-            return Undecodable("record_too_large", f"the record has {len(value):,} bytes; {RECORD_BYTES_MAX:,} are allowed")
+            return Undecodable(
+                "record_too_large", f"the record has {len(value):,} bytes; {RECORD_BYTES_MAX:,} are allowed"
+            )
         if _too_deep(value):
             return Undecodable("nested_too_deep", f"the JSON is nested deeper than {NESTING_MAX} levels")
         try:
-            return self._decoder.decode(value)
-        except msgspec.ValidationError as error:
-            return self._decode_untyped(value, error)
+            if self._typed:
+                return self._decoder.decode(value)
+        except msgspec.ValidationError:
+            pass  # it, or a parent in it, is no object; or a mapped integer has thousands of digits
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _malformed(value, error)
+        return self._decode_untyped(value)
 
-    def _decode_untyped(self, value: bytes, error: msgspec.ValidationError) -> Any:
+    def _decode_untyped(self, value: bytes) -> Any:
         try:
             decoded = self._untyped.decode(value)
         except msgspec.ValidationError as again:  # an integer of thousands of digits
@@ -110,7 +120,7 @@ class Decoder:
         except (msgspec.DecodeError, UnicodeDecodeError) as malformed:
             return _malformed(value, malformed)
         if not isinstance(decoded, dict):
-            return Undecodable("not_an_object", f"the record must be a JSON object: {error}")
+            return Undecodable("not_an_object", f"the record must be a JSON object, not {describe(decoded)}")
         return self._build(self._root, decoded)
 
     def _build(self, node: _Node, found: object) -> Any:
@@ -154,7 +164,7 @@ def _getter(root: _Node, steps: list[str]) -> Callable[[Any], object]:
             if not isinstance(found, dict):
                 return _NOT_AN_OBJECT
             found = found.get(step)
-        return found  # type: ignore[no-any-return]
+        return found
 
     return get
 
@@ -178,13 +188,10 @@ def _too_deep(value: bytes) -> bool:
     if value.count(b"[") + value.count(b"{") <= NESTING_MAX:
         return False
     depth = 0
-    for byte in _STRING.sub(b"", value):
-        if byte in b"[{":
-            depth += 1
-            if depth > NESTING_MAX:
-                return True
-        elif byte in b"]}":
-            depth -= 1
+    for byte in _STRING.sub(b"", value).translate(None, _NOT_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        if depth > NESTING_MAX:
+            return True
     return False
 
 

@@ -8,7 +8,7 @@ against the earlier of the record's time and `now`, once, here, and the mark tra
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from rollup_engine.route.columns import EventColumns
 from rollup_engine.route.decode import Decoder, Undecodable
 
 ORIGINAL_BYTES_MAX = 512 * 1024
+ORIGINALS_BYTES_MAX = 3 * ORIGINAL_BYTES_MAX  # of one record, over all its event types: they travel in one record
 NO_WATERMARK_MS = -(1 << 62)
 REJECTED, UNMATCHED, EVENT = "rejected", "unmatched", "event:"  # tables of a packed record
 
@@ -68,6 +69,8 @@ class Router:
 
     def __init__(self, topic: str, events: Sequence[EventType], partitions: int) -> None:
         self._partitions = partitions
+        events = sorted(events, key=lambda event: event.event)  # which is primary must not hang on files' names
+        self._original_bytes_max = min(ORIGINAL_BYTES_MAX, ORIGINALS_BYTES_MAX // len(events))
         decoder = Decoder(events)
         self._decoder = decoder
         self._events = [EventColumns(event, decoder) for event in events]
@@ -90,7 +93,7 @@ class Router:
         if any(type(one) is Undecodable for one in decoded):
             good = [row for row, one in enumerate(decoded) if type(one) is not Undecodable]
             bad_rows = set(range(len(records))).difference(good)
-            rejected = [_rejected(records[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)]
+            rejected = [self._rejected(records[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)]
         received = Counter(state.received)
         received[self._whose] += len(rejected)
         unclaimed = set(good)  # by any event type yet: the first to take a record books it as primary
@@ -102,12 +105,12 @@ class Router:
             name = columns.event.event
             received[name] += len(rows)
             frame, bad = columns.frame([decoded[row] for row in rows], [records[row].offset for row in rows])
-            rejected += [_rejected(records[rows[i]], name, rows[i] in unclaimed, why) for i, why in bad.items()]
+            rejected += [self._rejected(records[rows[i]], name, rows[i] in unclaimed, why) for i, why in bad.items()]
             is_first = pl.Series([row in unclaimed for i, row in enumerate(rows) if i not in bad], dtype=pl.Boolean)
             unclaimed.difference_update(rows)
             frame = frame.with_columns(is_first.alias("primary"))
             frame, watermarks[name] = self._timed(frame, columns.event, times, watermarks.get(name), now_ms)
-            frame = _with_originals(frame, records)
+            frame = self._with_originals(frame, records)
             self._spread(tables, EVENT + name, frame, keys.partition_of("id_hash", self._partitions))
         by_offset = (pl.col("offset") % self._partitions).cast(pl.UInt32)
         if rejected:
@@ -133,7 +136,11 @@ class Router:
     ) -> tuple[pl.DataFrame, int]:
         """Adds clock_ms, future, watermark_ms and late; returns the watermark after the frame."""
         before = NO_WATERMARK_MS if watermark is None else watermark
-        late = pl.lit(False) if event.grace_ms is None else pl.col("watermark_ms") - event.grace_ms > pl.col("timestamp_ms")
+        late = (
+            pl.lit(False)
+            if event.grace_ms is None
+            else pl.col("watermark_ms") - event.grace_ms > pl.col("timestamp_ms")
+        )
         timed = (
             frame.join(times, on="offset", how="left", maintain_order="left")
             .with_columns(
@@ -157,29 +164,30 @@ class Router:
         for to, part in keys.spread(frame, partition).items():
             tables.setdefault(to, {})[name] = part
 
+    def _rejected(self, record: Record, event: str, primary: bool, why: Undecodable) -> tuple[object, ...]:
+        value = record.value or b""
+        return (
+            record.offset,
+            event,
+            primary,
+            record.timestamp,
+            why.reason,
+            why.detail[:500],
+            value[: self._original_bytes_max],
+            len(value),
+            hashlib.sha256(value).hexdigest(),
+        )
 
-def _rejected(record: Record, event: str, primary: bool, why: Undecodable) -> tuple[object, ...]:
-    value = record.value or b""
-    return (
-        record.offset,
-        event,
-        primary,
-        record.timestamp,
-        why.reason,
-        why.detail[:500],
-        value[:ORIGINAL_BYTES_MAX],
-        len(value),
-        hashlib.sha256(value).hexdigest(),
-    )
-
-
-def _with_originals(frame: pl.DataFrame, records: Sequence[Record]) -> pl.DataFrame:
-    """Late and future rows carry the original bytes: they may become dead letters."""
-    wanted = frame.filter(pl.col("late") | pl.col("future"))["offset"]
-    if not wanted.len():
-        return frame
-    by_offset = {record.offset: record.value or b"" for record in records}
-    originals = pl.DataFrame(
-        {"offset": wanted, "original": pl.Series([by_offset[offset][:ORIGINAL_BYTES_MAX] for offset in wanted])}
-    )
-    return frame.join(originals, on="offset", how="left", maintain_order="left")
+    def _with_originals(self, frame: pl.DataFrame, records: Sequence[Record]) -> pl.DataFrame:
+        """Late and future rows carry the original bytes: they may become dead letters."""
+        wanted = frame.filter(pl.col("late") | pl.col("future"))["offset"]
+        if not wanted.len():
+            return frame
+        by_offset = {record.offset: record.value or b"" for record in records}
+        originals = pl.DataFrame(
+            {
+                "offset": wanted,
+                "original": pl.Series([by_offset[offset][: self._original_bytes_max] for offset in wanted]),
+            }
+        )
+        return frame.join(originals, on="offset", how="left", maintain_order="left")

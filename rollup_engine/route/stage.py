@@ -1,8 +1,8 @@
 """The route stage on one raw partition: read, route, send to every events partition, then advance.
 
-    1 route the batch        pure, `router`
-    2 send it                one packed record or more to every events partition, all acknowledged
-    3 advance in the sink    next offset, watermarks, clock: a new session starts from here
+1 route the batch        pure, `router`
+2 send it                one packed record or more to every events partition, all acknowledged
+3 advance in the sink    next offset, watermarks, clock: a new session starts from here
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import msgspec
 
 from rollup_engine import exchange
 from rollup_engine.clock import Clock
-from rollup_engine.errors import PartitionHalted
+from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.exchange import Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
@@ -59,7 +59,12 @@ class RoutePartition:
         if last < start:
             return
         reader = await self._log.reader(self._topic, self._partition, last)
-        found = await reader.read(1, 5_000)
+        try:
+            found = await reader.read(1, 5_000)
+        finally:
+            await reader.close()
+        if not found and reader.position <= last:  # not the same as gone: nothing goes on unchecked
+            raise BrokerUnavailable(f"Kafka did not show the record at offset {last} of {self.source} within 5 s.")
         if found and found[0].offset == last and checksum(found[0].value) != self._state.last_crc:
             raise PartitionHalted(
                 cause=f"raw partition {self.source} holds another record at offset {last} than the one read there:"

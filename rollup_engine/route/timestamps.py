@@ -19,6 +19,7 @@ _RFC3339 = re.compile(
 _ZULU = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$"  # what nearly all producers write
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS_PER_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # ms = value * a // b
+_INT64_MAX = (1 << 63) - 1
 FIRST_MS = -62_135_596_800_000  # 0001-01-01T00:00:00Z
 LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 
@@ -103,7 +104,7 @@ def _fast(values: Sequence[object], timestamp: Timestamp) -> pl.Series | None:
         return milliseconds.to_frame().select(pl.when(in_range).then(pl.first()))[:, 0]
     if timestamp.unit is not None and types == {int}:
         times, over = _UNITS_PER_MS[timestamp.unit]
-        limit = LAST_MS * over // times
+        limit = min(LAST_MS * over // times, _INT64_MAX)  # nanoseconds reach the column's end in 2262
         if all(0 <= value <= limit for value in values):  # type: ignore[operator]
             return pl.Series(values, dtype=pl.Int64) * times // over
     return None

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import asyncpg
+from billable_metrics.execute import run as run_metric
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -25,7 +26,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from billable_metrics.catalog import catalog_from_config
-from billable_metrics.execute import run as run_metric
 from billable_metrics.rewriter import rewrite
 from rollup_engine.config.loader import load
 from rollup_engine.config.model import Config
@@ -171,7 +171,9 @@ async def _prove(
     console.print(METRIC, style="cyan", highlight=False)
     answer = await run_metric(addresses.database, rewrite(METRIC, catalog_from_config(config)))
     console.print(table(None, answer.columns, answer.rows, numbers=answer.columns[1:]))
-    console.print(table("dead letters", ["outcome", "reason", "letters"], [tuple(row) for row in reasons], numbers=["letters"]))
+    console.print(
+        table("dead letters", ["outcome", "reason", "letters"], [tuple(row) for row in reasons], numbers=["letters"])
+    )
     wrong = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
     booked = {kind: sum(getattr(event, kind) for event in status.events.values()) for kind in ("received", *KINDS)}
     totals = [
@@ -180,9 +182,16 @@ async def _prove(
         ["bytes", sum(b for _, b in expected.values()), sum(b for _, b in found.values())],
         *([f"books: {kind}", books.get(kind, 0), count] for kind, count in booked.items()),
     ]
-    shown = table("reconciliation", ["", "recount of the file", "rollup-engine", ""], [], numbers=["recount of the file", "rollup-engine"])
+    shown = table(
+        "reconciliation",
+        ["", "recount of the file", "rollup-engine", ""],
+        [],
+        numbers=["recount of the file", "rollup-engine"],
+    )
     for name, theirs, ours in totals:
-        shown.add_row(str(name), f"{theirs:,}", f"{ours:,}", "[green]equal[/green]" if theirs == ours else "[red]DIFFERS[/red]")
+        shown.add_row(
+            str(name), f"{theirs:,}", f"{ours:,}", "[green]equal[/green]" if theirs == ours else "[red]DIFFERS[/red]"
+        )
     console.print(shown)
     balanced = booked["received"] == sum(booked[kind] for kind in KINDS if kind != "unmatched")
     exact = not wrong and balanced and all(theirs == ours for _, theirs, ours in totals)

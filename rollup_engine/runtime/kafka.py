@@ -6,58 +6,33 @@ A reader compares every first offset with the one it expects: Kafka's offset res
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
-from aiokafka.helpers import create_ssl_context
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
 
-from rollup_engine.config.settings import Settings
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted, RollupError
 from rollup_engine.ports import Record
+from rollup_engine.runtime.kafka_clients import (
+    Cluster,
+    connection_options,
+    consumer_options,
+    new_producer,
+    stop_clients,
+)
+from rollup_engine.topology import source_name
 
-EMBEDDED_CLUSTER = "rollup-engine-"  # how the embedded broker's cluster id starts; the rest is its incarnation
-REQUEST_BYTES_MAX = 2 << 20
-_FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where Kafka is and what it can do."""
-
-    connection: Mapping[str, Any]
-    cluster_id: str
-
-    @property
-    def embedded(self) -> bool:
-        """The embedded broker has no idempotent producer and cannot delete records."""
-        return self.cluster_id.startswith(EMBEDDED_CLUSTER)
-
-
-def connection_options(settings: Settings, bootstrap_servers: str) -> dict[str, Any]:
-    """Keyword arguments that every aiokafka client takes."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": bootstrap_servers,
-        "security_protocol": settings.kafka_security_protocol,
-    }
-    if settings.kafka_security_protocol in ("SSL", "SASL_SSL"):
-        options["ssl_context"] = create_ssl_context(
-            cafile=_path(settings.kafka_ssl_cafile),
-            certfile=_path(settings.kafka_ssl_certfile),
-            keyfile=_path(settings.kafka_ssl_keyfile),
-        )
-    if settings.kafka_security_protocol.startswith("SASL"):
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism or "PLAIN"
-        options["sasl_plain_username"] = settings.kafka_sasl_username
-        password = settings.kafka_sasl_password
-        options["sasl_plain_password"] = password.get_secret_value() if password else None
-    return options
-
-
-def _path(path: object) -> str | None:
-    return None if path is None else str(path)
+__all__ = ["KafkaLog", "KafkaReader", "connection_options", "consumer_options", "wait_for_topics"]
 
 
 class KafkaLog:
@@ -68,8 +43,8 @@ class KafkaLog:
     ) -> None:
         self.cluster = cluster
         self._admin, self._producer, self._offsets = admin, producer, offsets
-        self._readers: list[AIOKafkaConsumer] = []
-        self._fetching = asyncio.Lock()
+        self._readers: set[AIOKafkaConsumer] = set()
+        self._fetching, self._renewing = asyncio.Lock(), asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -86,35 +61,41 @@ class KafkaLog:
                 " Check that it runs, and ROLLUP_KAFKA_BOOTSTRAP_SERVERS and the security settings."
             ) from error
         cluster = Cluster(options, str(described.get("cluster_id") or ""))
-        producer = AIOKafkaProducer(
-            **options,
-            acks="all",
-            enable_idempotence=not cluster.embedded,
-            max_request_size=REQUEST_BYTES_MAX,
-            max_batch_size=REQUEST_BYTES_MAX,
+        producer = new_producer(cluster)
+        offsets = AIOKafkaConsumer(
+            **options, enable_auto_commit=False, isolation_level="read_committed", fetch_max_wait_ms=10
         )
-        offsets = AIOKafkaConsumer(**options, enable_auto_commit=False)
-        log = cls(cluster, admin, producer, offsets)
+        connected = cls(cluster, admin, producer, offsets)
         try:
             await producer.start()
             await offsets.start()
-            yield log
+            yield connected
         finally:
-            for client in (*log._readers, offsets, producer):
-                await client.stop()
+            await stop_clients(*connected._readers, offsets, connected._producer)
             await admin.close()
 
     async def partitions(self, topic: str) -> int:
-        described = await self._admin.describe_topics([topic])
-        return sum(len(found["partitions"]) for found in described if not found["error_code"])
+        """Asked so that no broker makes the topic for the asking."""
+        client = self._producer.client
+        try:
+            answer = await client.send(
+                client.get_random_node(), MetadataRequest([topic], allow_auto_topic_creation=False)
+            )
+        except (KafkaError, OSError) as error:
+            raise BrokerUnavailable(f"Kafka did not say whether topic {topic} exists: {error!r}.") from error
+        (found,) = answer.to_object()["topics"]
+        failure = for_code(found["error_code"])
+        if found["error_code"] and failure is not UnknownTopicOrPartitionError:
+            raise BrokerUnavailable(f"Kafka did not say whether topic {topic} exists: {failure.__name__}.")
+        return len(found["partitions"]) if not found["error_code"] else 0
 
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
-        """With the broker's default replication; a broker of one node has just one copy to give."""
+        """With the broker's default replication; the embedded broker has just one copy to give."""
+        wanted = NewTopic(topic, partitions, 1, topic_configs=dict(config))
+        if not self.cluster.embedded:
+            wanted.replication_factor = -1  # the constructor refuses what the protocol allows
         try:
-            replication = -1 if not self.cluster.embedded else 1
-            made = await self._admin.create_topics(
-                [NewTopic(topic, partitions, replication, topic_configs=dict(config))]
-            )
+            made = await self._admin.create_topics([wanted])
         except TopicAlreadyExistsError:
             return False
         except (KafkaError, OSError) as error:
@@ -124,15 +105,43 @@ class KafkaLog:
             if failure is TopicAlreadyExistsError:
                 return False
             if result[1]:
-                raise RollupError(f"Kafka refused to create topic {topic}: {failure.__name__} {result[2] or ''}".strip())
+                raise RollupError(
+                    f"Kafka refused to create topic {topic}: {failure.__name__} {result[2] or ''}".strip()
+                )
         return True
 
     async def append(self, topic: str, partition: int, value: bytes) -> int:
+        """Raises `PartitionHalted` for a record that Kafka refuses, as it will every time."""
+        producer = self._producer
         try:
-            sent = await self._producer.send_and_wait(topic, value, partition=partition)
+            sent = await producer.send_and_wait(topic, value, partition=partition)
         except (KafkaError, OSError) as error:
-            raise BrokerUnavailable(f"Kafka did not acknowledge a record for {topic}/{partition}: {error!r}.") from error
+            if not self.cluster.embedded and not getattr(error, "retriable", True):
+                await self._renew(producer)
+            if isinstance(error, (MessageSizeTooLargeError, TopicAuthorizationFailedError)):
+                raise PartitionHalted(
+                    cause=f"Kafka refuses a record of {len(value):,} bytes for {topic}/{partition}: {error!r}",
+                    remedy="Raise the topic's `max.message.bytes` to 2097152, or give this user the right to write.",
+                ) from error
+            raise BrokerUnavailable(
+                f"Kafka did not acknowledge a record for {topic}/{partition}: {error!r}."
+            ) from error
         return int(sent.offset)
+
+    async def _renew(self, broken: AIOKafkaProducer) -> None:
+        """A new producer id. After a failure the sequence numbers of an idempotent producer no longer fit the broker's,
+        and aiokafka would fail for ever."""
+        async with self._renewing:
+            if self._producer is not broken:
+                return
+            producer = new_producer(self.cluster)
+            try:
+                await producer.start()
+            except (KafkaError, OSError):
+                await stop_clients(producer)
+                return  # the next failure tries again
+            self._producer = producer
+            await stop_clients(broken)
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         one = TopicPartition(topic, partition)
@@ -168,17 +177,25 @@ class KafkaLog:
                     break
             else:
                 raise KafkaConnectionError("the embedded broker does not answer fetches")
+            self._offsets.pause(*held)  # or it would go on fetching
         return ends | {one: int(end) for one, end in found.items() if end is not None}
 
     async def reader(self, topic: str, partition: int, offset: int) -> "KafkaReader":
         consumer = AIOKafkaConsumer(**consumer_options(self.cluster))
-        await consumer.start()
-        self._readers.append(consumer)
+        self._readers.add(consumer)
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            raise BrokerUnavailable from error
         one = TopicPartition(topic, partition)
         consumer.assign([one])
         reader = KafkaReader(self, consumer, one)
         reader.seek(offset)
         return reader
+
+    async def close_reader(self, consumer: AIOKafkaConsumer) -> None:
+        self._readers.discard(consumer)
+        await stop_clients(consumer)
 
     async def trim(self, topic: str, partition: int, before: int) -> None:
         if self.cluster.embedded or before <= 0:
@@ -187,18 +204,6 @@ class KafkaLog:
             await self._admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})
         except (KafkaError, OSError):
             return  # what is not deleted now is deleted with the next emission
-
-
-def consumer_options(cluster: Cluster) -> dict[str, Any]:
-    """Options of every consumer: committed records only, nothing committed by itself, no record too large to fetch."""
-    return {
-        **cluster.connection,
-        "enable_auto_commit": False,
-        "auto_offset_reset": "earliest",  # and `KafkaReader` refuses what that would skip
-        "isolation_level": "read_committed",
-        "max_partition_fetch_bytes": _FETCH_BYTES_MAX,
-        "fetch_max_wait_ms": 250,
-    }
 
 
 class KafkaReader:
@@ -222,27 +227,38 @@ class KafkaReader:
             found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
             records: list[Record] = found.get(self._partition, [])
             position = await self._consumer.position(self._partition)
-        except KafkaConnectionError as error:
-            raise BrokerUnavailable from error
+        except KafkaError as error:
+            raise BrokerUnavailable(
+                f"Kafka did not give records of {source_of(self._partition)}: {error!r}."
+            ) from error
         first = records[0].offset if records else position
-        if first != self._position:
+        if first != self._position or (not records and self._beyond_end()):
             await self._check_jump(first)
         self._position = max(position, records[-1].offset + 1) if records else position
         return records
 
+    def _beyond_end(self) -> bool:
+        """The embedded broker answers a fetch from beyond the end with nothing; Kafka refuses it, and is sent back."""
+        end = self._consumer.highwater(self._partition) if self._log.cluster.embedded else None
+        return end is not None and end < self._position
+
     async def _check_jump(self, to: int) -> None:
         """Control records and compaction leave gaps; lost records and a topic made again must not pass for one."""
-        topic, partition = self._partition
-        start, end = await self._log.bounds(topic, partition)
-        if to < self._position or start > self._position:
+        start, end = await self._log.bounds(*self._partition)
+        if to < self._position or not start <= self._position <= end:
             raise PartitionHalted(
-                cause=f"{topic}/{partition} holds offsets {start} to {end}, but {self._position} is next"
+                cause=f"{source_of(self._partition)} holds offsets {start} to {end}, but {self._position} is next"
                 + (f": records {self._position} to {start - 1} are gone" if start > self._position else ""),
                 remedy="Bring the records back; raise the topic's retention; or start under a new ROLLUP_APP_ID.",
             )
 
     async def close(self) -> None:
-        await self._consumer.stop()
+        """Let go of the consumer; for a reader made by `KafkaLog.reader`."""
+        await self._log.close_reader(self._consumer)
+
+
+def source_of(partition: TopicPartition) -> str:
+    return source_name(partition.topic, partition.partition)
 
 
 async def wait_for_topics(log: KafkaLog, topics: Mapping[str, int], seconds: float = 30) -> None:

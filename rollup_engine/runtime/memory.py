@@ -57,13 +57,13 @@ class MemoryLog:
         self._starts[topic, partition] = max(before, self._starts.get((topic, partition), 0))
 
     def read(self, topic: str, partition: int, offset: int, records_max: int) -> Sequence[MemoryRecord]:
-        start = self._starts.get((topic, partition), 0)
-        if offset < start:
+        records, start = self._topics[topic][partition], self._starts.get((topic, partition), 0)
+        if not start <= offset <= len(records):
             raise PartitionHalted(
-                cause=f"{topic}/{partition} starts at offset {start}, but {offset} is next",
+                cause=f"{topic}/{partition} holds offsets {start} to {len(records)}, but {offset} is next",
                 remedy="Bring the records back.",
             )
-        return self._topics[topic][partition][offset : offset + records_max]
+        return records[offset : offset + records_max]
 
 
 class MemoryReader:
@@ -83,6 +83,9 @@ class MemoryReader:
         records = self._log.read(self._topic, self._partition, self._position, records_max)
         self._position += len(records)
         return records
+
+    async def close(self) -> None:
+        pass
 
 
 class MemorySink:

@@ -18,5 +18,7 @@ async def migrate(settings: Settings, config: Config | None) -> Sequence[str]:
             async with pool.acquire() as connection, connection.transaction():
                 await lock_schema(connection)
                 await schema.declare(connection, settings.app_id, config)
-            lines += [f"rollups.{rollup.table_name} is there, with view rollups.{rollup.table}" for rollup in config.rollups]
+            lines += [
+                f"rollups.{rollup.table_name} is there, with view rollups.{rollup.table}" for rollup in config.rollups
+            ]
         return lines

@@ -107,7 +107,17 @@ class PostgresSink:
         if updated is None:
             raise ClaimLost
         if writes.books:
-            kinds = ("event", "source", "counted", "duplicate", "conflicting", "late", "invalid", "unmatched", "records")
+            kinds = (
+                "event",
+                "source",
+                "counted",
+                "duplicate",
+                "conflicting",
+                "late",
+                "invalid",
+                "unmatched",
+                "records",
+            )
             columns = [[getattr(books, kind) for books in writes.books] for kind in kinds]
             await connection.execute(self._query["book"], self._app_id, claim.partition, *columns)
         if writes.dead_letters is not None:
@@ -190,9 +200,7 @@ def at_ms(time: datetime) -> int:
 
 def _position(row: asyncpg.Record | None) -> Position:
     assert row is not None
-    return Position(
-        row["next_offset"], row["first_offset"], row["epoch"], row["version"], json.loads(row["state"])
-    )
+    return Position(row["next_offset"], row["first_offset"], row["epoch"], row["version"], json.loads(row["state"]))
 
 
 async def lock_schema(connection: Connection) -> None:

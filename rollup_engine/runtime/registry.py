@@ -120,7 +120,9 @@ class Registry:
         for topic in config.topics:
             if not await log_.partitions(topic):
                 if not log_.cluster.embedded:
-                    raise RollupError(f"Raw topic {topic!r} does not exist in Kafka. Create it, or mend `source.topic`.")
+                    raise RollupError(
+                        f"Raw topic {topic!r} does not exist in Kafka. Create it, or mend `source.topic`."
+                    )
                 await log_.create(topic, RAW_PARTITIONS, {})
                 made[topic] = RAW_PARTITIONS
         incarnations = {}

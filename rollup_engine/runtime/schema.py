@@ -112,9 +112,7 @@ async def _declare_columns(connection: Connection, rollup: Rollup) -> None:
         if inserted is not None:
             new = True
             kind_of_column = "text" if kind == "group" else "numeric"
-            await connection.execute(
-                sql.template("column", table=rollup.table, column=name, type=kind_of_column)
-            )
+            await connection.execute(sql.template("column", table=rollup.table, column=name, type=kind_of_column))
     if new or not known:
         order = await connection.fetch(
             "SELECT column_name FROM rollup_engine.rollup_columns WHERE table_name = $1 ORDER BY position", rollup.table

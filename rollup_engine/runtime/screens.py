@@ -24,7 +24,9 @@ from rollup_engine.runtime.status import KINDS, Status, collect
 console = Console()
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
+def table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[str] = ()
+) -> Table:
     """A table whose `numbers` columns stand to the right."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
@@ -66,9 +68,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], form: s
         writer.writerow(columns)
         writer.writerows([["" if value is None else _plain(value) for value in row] for row in rows])
     else:
-        numbers = [
-            column for i, column in enumerate(columns) if rows and isinstance(rows[0][i], (int, float, Decimal))
-        ]
+        numbers = [column for i, column in enumerate(columns) if rows and isinstance(rows[0][i], (int, float, Decimal))]
         console.print(table(None, columns, rows, numbers=numbers))
 
 
@@ -106,8 +106,9 @@ def run_query(
     explain: bool,
     form: str,
 ) -> None:
-    from billable_metrics.catalog import catalog_from_config
     from billable_metrics.execute import run
+
+    from billable_metrics.catalog import catalog_from_config
     from billable_metrics.rewriter import rewrite
     from rollup_engine.runtime.active import active_config
 
@@ -140,7 +141,9 @@ def list_letters(settings: Settings, event: str | None, reason: str | None, limi
         console.print("No dead letters.")
     else:
         columns = ["id", "event", "outcome", "reason", "detail", "source", "source_offset", "recorded_at"]
-        console.print(table(None, columns, [[row[c] for c in columns] for row in rows], numbers=["id", "source_offset"]))
+        console.print(
+            table(None, columns, [[row[c] for c in columns] for row in rows], numbers=["id", "source_offset"])
+        )
         console.print("[dim]`rollup-engine dead-letters show ID` shows one in full.[/dim]")
 
 
@@ -161,7 +164,9 @@ def show_letter(settings: Settings, number: int) -> None:
     if original is None:
         console.print(f"The original is in the raw topic at {row['source']}, offset {row['source_offset']}.")
         return
-    console.print("[bold]original[/bold]" + (" (its first part)" if len(original) < (row["original_bytes"] or 0) else ""))
+    console.print(
+        "[bold]original[/bold]" + (" (its first part)" if len(original) < (row["original_bytes"] or 0) else "")
+    )
     print(original.decode("utf-8", errors="backslashreplace"))
 
 

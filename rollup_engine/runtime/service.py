@@ -93,7 +93,9 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         for one in assigned:
             if not self._stopping.is_set():
-                self._sessions[one] = asyncio.create_task(self._run(one), name=f"{self.stage} {one.topic}/{one.partition}")
+                self._sessions[one] = asyncio.create_task(
+                    self._run(one), name=f"{self.stage} {one.topic}/{one.partition}"
+                )
         OPEN_PARTITIONS.labels(self.stage).set(len(self._sessions))
 
     async def _run(self, one: TopicPartition) -> None:

@@ -66,7 +66,9 @@ async def collect(pool: "asyncpg.Pool[asyncpg.Record]", app_id: str, log: KafkaL
     try:
         latest = await pool.fetchrow(sql.queries("registry")["latest_generation"], app_id)
     except asyncpg.UndefinedTableError as error:
-        raise RollupError("This database has no rollup engine in it yet. Run `rollup-engine up` or `migrate`.") from error
+        raise RollupError(
+            "This database has no rollup engine in it yet. Run `rollup-engine up` or `migrate`."
+        ) from error
     if latest is None:
         raise RollupError(f"App id {app_id!r} has not run on this database yet. Start `rollup-engine up`.")
     config = Config.from_json(latest["config"])

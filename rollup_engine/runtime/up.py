@@ -193,7 +193,9 @@ async def up(
     drain = exit_when_idle is not None
     async with engine(settings, config, config_dir, addresses, drain=drain) as (children, pool, kafka):
         say(f"Kafka     {addresses.kafka}")
-        say(f"Postgres  {addresses.database if settings.database_url is None else _without_password(addresses.database)}")
+        say(
+            f"Postgres  {addresses.database if settings.database_url is None else _without_password(addresses.database)}"
+        )
         for role, page in children.pages.items():
             say(f"{role:<9} {page}/health  {page}/metrics")
         say("Running. Stop with Ctrl-C.")

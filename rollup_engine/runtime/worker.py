@@ -132,7 +132,12 @@ def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> N
     async def health(web: Web, request: Request) -> Response:
         """200 while every partition makes progress; 503 with cause and remedy for those that halted."""
         halted = [
-            {"stage": service.stage, "partition": f"{one.topic}/{one.partition}", "cause": halt.cause, "remedy": halt.remedy}
+            {
+                "stage": service.stage,
+                "partition": f"{one.topic}/{one.partition}",
+                "cause": halt.cause,
+                "remedy": halt.remedy,
+            }
             for service in services
             for one, halt in service.halted.items()
         ]

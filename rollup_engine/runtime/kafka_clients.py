@@ -1,0 +1,90 @@
+"""The aiokafka clients: where Kafka is, how each kind of client is set up, and how they take leave."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.helpers import create_ssl_context
+
+from rollup_engine.config.settings import Settings
+
+log = structlog.get_logger(__name__)
+EMBEDDED_CLUSTER = "rollup-engine-"  # how the embedded broker's cluster id starts; the rest is its incarnation
+REQUEST_BYTES_MAX = 2 << 20
+_FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
+_STOP_SECONDS = 5.0  # to take leave of a broker, which may be gone
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where Kafka is and what it can do."""
+
+    connection: Mapping[str, Any]
+    cluster_id: str
+
+    @property
+    def embedded(self) -> bool:
+        """The embedded broker has no idempotent producer and cannot delete records."""
+        return self.cluster_id.startswith(EMBEDDED_CLUSTER)
+
+
+def connection_options(settings: Settings, bootstrap_servers: str) -> dict[str, Any]:
+    """Keyword arguments that every aiokafka client takes."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": bootstrap_servers,
+        "security_protocol": settings.kafka_security_protocol,
+    }
+    if settings.kafka_security_protocol in ("SSL", "SASL_SSL"):
+        options["ssl_context"] = create_ssl_context(
+            cafile=_path(settings.kafka_ssl_cafile),
+            certfile=_path(settings.kafka_ssl_certfile),
+            keyfile=_path(settings.kafka_ssl_keyfile),
+        )
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism or "PLAIN"
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        password = settings.kafka_sasl_password
+        options["sasl_plain_password"] = password.get_secret_value() if password else None
+    return options
+
+
+def _path(path: object) -> str | None:
+    return None if path is None else str(path)
+
+
+def new_producer(cluster: Cluster) -> AIOKafkaProducer:
+    return AIOKafkaProducer(
+        **cluster.connection,
+        acks="all",
+        enable_idempotence=not cluster.embedded,
+        max_request_size=REQUEST_BYTES_MAX,
+        max_batch_size=REQUEST_BYTES_MAX,
+    )
+
+
+async def stop_clients(*clients: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop aiokafka clients side by side. One whose broker is gone would wait for it: it is left after some seconds."""
+    if not clients:
+        return
+    tasks = [asyncio.ensure_future(client.stop()) for client in clients]
+    done, waiting = await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+    for task in waiting:
+        task.cancel()
+    for task in done:
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("a Kafka client did not stop cleanly", error=repr(task.exception()))
+
+
+def consumer_options(cluster: Cluster) -> dict[str, Any]:
+    """Options of every consumer: committed records only, nothing committed by itself, no record too large to fetch."""
+    return {
+        **cluster.connection,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",  # and `KafkaReader` refuses what that would skip
+        "isolation_level": "read_committed",
+        "max_partition_fetch_bytes": _FETCH_BYTES_MAX,
+        "fetch_max_wait_ms": 250,
+    }

@@ -1,0 +1,241 @@
+"""Every point where a stage waits for the outside, as an operation that the schedule lets happen, fail or hang.
+
+A session is one run of `pipeline.drive`. Its log, sink and reader hand each call to the schedule as an `Operation` and
+wait. So the schedule decides the order of everything, two sessions' awaits included, and the outcome of each: done,
+failed before it took effect, failed after (a lost acknowledgement, an ambiguous commit), or still under way when the
+caller has given up. The store is synchronous: it may fail before or after a write.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+import polars as pl
+
+from rollup_engine.dedup.memory import MemoryIds
+from rollup_engine.errors import BrokerUnavailable, DatabaseUnavailable, RollupError
+from rollup_engine.pipeline import StagePartition, drive
+from rollup_engine.progress import Claim, Position, Writes
+from rollup_engine.runtime.memory import MemoryLog, MemoryRecord, MemorySink
+from rollup_engine.tables import Schema
+
+Result = TypeVar("Result")
+
+
+class StoreFault(Exception):
+    """The disk failed."""
+
+
+@dataclass(eq=False)
+class Operation:
+    """Something a session waits for. `writes`: it has an effect that outlives a failed call."""
+
+    what: str
+    effect: Callable[[], object]
+    done: asyncio.Future[object]
+    writes: bool
+    fault: type[RollupError]
+
+    def happen(self) -> None:
+        try:
+            result = self.effect()
+        except Exception as error:  # noqa: BLE001 - handed to whoever called
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(result)
+
+    def fail(self) -> None:
+        self.done.set_exception(self.fault(f"injected: {self.what}"))
+
+
+class Session:
+    """One worker's hold on one partition, until it ends by itself or is killed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pending: list[Operation] = []
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None]
+        self.reader: "GatedReader"
+
+    def start(self, partition: StagePartition, reader: "GatedReader") -> None:
+        self.reader = reader
+        self.task = asyncio.create_task(drive(partition, reader, self.stop), name=self.name)
+
+    async def operation(
+        self, what: str, effect: Callable[[], object], *, writes: bool, fault: type[RollupError]
+    ) -> object:
+        operation = Operation(what, effect, asyncio.get_running_loop().create_future(), writes, fault)
+        self.pending.append(operation)
+        try:
+            return await operation.done
+        finally:
+            self.pending.remove(operation)
+
+
+class SimulatedLog(MemoryLog):
+    """The brokers' log: knows what was ever read of it, and can lose the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_to: dict[tuple[str, int], int] = {}
+
+    def all(self, topic: str) -> range:
+        """The partitions of a topic."""
+        return range(len(self._topics[topic]))
+
+    def values(self, topic: str, partition: int) -> list[bytes]:
+        return [record.value or b"" for record in self._topics[topic][partition]]
+
+    def lose_last(self, topic: str, partition: int) -> bool:
+        """Lose the last record, acknowledged as it is, unless someone has read it."""
+        records = self._topics[topic][partition]
+        if len(records) <= self.read_to.get((topic, partition), 0):
+            return False
+        records.pop()
+        return True
+
+
+class GatedReader:
+    """Implements `ports.Reader`; the schedule sets how many records the next read returns."""
+
+    def __init__(self, session: Session, log: SimulatedLog, topic: str, partition: int) -> None:
+        self._session, self._log, self._topic, self._partition = session, log, topic, partition
+        self.position = 0
+        self.next_read = 0  # records that the next read may return
+
+    def seek(self, offset: int) -> None:
+        self.position = offset
+
+    @property
+    def what(self) -> str:
+        """How its operation is called."""
+        return f"read {self._topic}/{self._partition}"
+
+    @property
+    def lag(self) -> int:
+        return len(self._log.read(self._topic, self._partition, self.position, 1 << 30))
+
+    async def read(self, records_max: int, timeout_ms: int) -> Sequence[MemoryRecord]:
+        found = await self._session.operation(self.what, self._read, writes=False, fault=BrokerUnavailable)
+        return found  # type: ignore[return-value]
+
+    def _read(self) -> Sequence[MemoryRecord]:
+        records = self._log.read(self._topic, self._partition, self.position, self.next_read)
+        self.position += len(records)
+        where = self._topic, self._partition
+        self._log.read_to[where] = max(self.position, self._log.read_to.get(where, 0))
+        return records
+
+    async def close(self) -> None:
+        pass
+
+
+class GatedLog:
+    """Implements `ports.Log` for one session."""
+
+    def __init__(self, session: Session, log: SimulatedLog) -> None:
+        self._session, self._log = session, log
+
+    async def partitions(self, topic: str) -> int:
+        return await self._log.partitions(topic)
+
+    async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
+        return await self._log.create(topic, partitions, config)
+
+    async def append(self, topic: str, partition: int, value: bytes) -> int:
+        def effect() -> int:
+            return self._log.put(topic, partition, value, timestamp_ms=0)
+
+        offset = await self._session.operation(
+            f"append to {topic}/{partition}", effect, writes=True, fault=BrokerUnavailable
+        )
+        assert isinstance(offset, int)
+        return offset
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        return await self._log.bounds(topic, partition)
+
+    async def reader(self, topic: str, partition: int, offset: int) -> GatedReader:
+        reader = GatedReader(self._session, self._log, topic, partition)
+        reader.seek(offset)
+        reader.next_read = 4
+        return reader
+
+    async def trim(self, topic: str, partition: int, before: int) -> None:
+        await self._log.trim(topic, partition, before)
+
+
+class GatedSink:
+    """Implements `ports.Sink` for one session."""
+
+    def __init__(self, session: Session, sink: MemorySink) -> None:
+        self._session, self._sink = session, sink
+
+    async def claim(self, stage: str, partition: str, first_offset: int) -> Claim:
+        def effect() -> Claim:
+            return _now(self._sink.claim(stage, partition, first_offset))
+
+        claim = await self._session.operation(f"claim {stage}", effect, writes=True, fault=DatabaseUnavailable)
+        assert isinstance(claim, Claim)
+        return claim
+
+    async def position(self, stage: str, partition: str) -> Position | None:
+        return await self._sink.position(stage, partition)
+
+    async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
+        def effect() -> Claim:
+            return _now(self._sink.advance(claim, next_offset, state, writes))
+
+        what = f"advance {claim.stage} {claim.partition} to {next_offset}"
+        moved = await self._session.operation(what, effect, writes=True, fault=DatabaseUnavailable)
+        assert isinstance(moved, Claim)
+        return moved
+
+    async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
+        def effect() -> pl.DataFrame:
+            return _now(self._sink.read_back(schema, wanted))
+
+        found = await self._session.operation("read back", effect, writes=False, fault=DatabaseUnavailable)
+        assert isinstance(found, pl.DataFrame)
+        return found
+
+
+def _now(coroutine: Coroutine[None, None, Result]) -> Result:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    raise AssertionError("the memory sink waited for something")
+
+
+class FaultyStore(MemoryIds):
+    """One disk's remembered ids, which outlive the sessions that use them."""
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__()
+        self._rng = rng
+        self.faults = True
+        self.taken = False  # by a session, as RocksDB's lock
+
+    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
+        chance = self._rng.random() if self.faults else 1.0
+        if chance < 0.04:
+            raise StoreFault("before the write")
+        super().write(puts, position, incarnation)
+        if chance < 0.08:
+            raise StoreFault("after the write")
+
+    def close(self) -> None:
+        self.taken = False
+
+    def image(self) -> MemoryIds:
+        return self.copy()
+
+    def restore(self, image: MemoryIds) -> None:
+        copy = image.copy()
+        self.ids, self._position, self._incarnation = copy.ids, copy._position, copy._incarnation

@@ -1,0 +1,304 @@
+"""Route by the book, one record at a time: the standard library's json, exact fractions, no columns, no batches.
+
+What `rollup_engine.route` must come to, for any records. Slow and plain on purpose; shares no code with the engine
+but the spec objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from fractions import Fraction
+from typing import Any
+
+import xxhash
+
+from rollup_engine.config.model import EventType, Timestamp
+
+LEVELS_MAX, RECORD_MAX, ORIGINAL_MAX, TEXT_MAX = 200, 1 << 20, 512 << 10, 65_536
+NEVER_MS = -(1 << 62)
+Row = dict[str, Any]
+
+
+class Rejected(Exception):
+    """With the reason's code."""
+
+
+class Int(str):
+    __slots__ = ()
+
+
+class Float(str):
+    __slots__ = ()
+
+
+class Object(dict[str, object]):
+    """A JSON object that also remembers the pairs that later ones of the same name replaced."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+INSIDE_NO_OBJECT = object()
+
+
+def levels(raw: bytes) -> int:
+    """How deep brackets outside strings nest, in any bytes."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in raw:
+        if in_string:
+            in_string = escaped or byte != ord('"')
+            escaped = not escaped and byte == ord("\\")
+        elif byte == ord('"'):
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def loads(raw: bytes, errors: str) -> object:
+    def no_constant(name: str) -> object:
+        raise ValueError(name)
+
+    text = raw.decode("utf-8", errors)
+    return json.loads(text, parse_int=Int, parse_float=Float, parse_constant=no_constant, object_pairs_hook=Object)
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every text and name inside a value, replaced pairs included."""
+    if isinstance(value, Object):
+        for name, inner in value.pairs:
+            yield name
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def broken(strings: Iterable[str]) -> bool:
+    return any("\ud800" <= char <= "\udfff" for string in strings for char in string)
+
+
+def mapped(value: Object, paths: Sequence[tuple[str, ...]]) -> Iterator[tuple[bool, object]]:
+    """(whether it is a parent, value) of all that `paths` touch below an object."""
+    for name, inner in value.pairs:
+        below = [path[1:] for path in paths if path[0] == name]
+        if not below:
+            continue
+        parent = () not in below
+        yield parent, inner
+        if parent and isinstance(inner, Object):
+            yield from mapped(inner, below)
+
+
+def decode(raw: bytes, paths: Iterable[str]) -> Object:
+    """Raises `Rejected`. Names and texts that no path touches may be of any bytes, as long as the rest can be told."""
+    if len(raw) > RECORD_MAX:
+        raise Rejected("record_too_large")
+    if levels(raw) > LEVELS_MAX:
+        raise Rejected("nested_too_deep")
+    try:
+        value = loads(raw, "surrogateescape")
+        if broken(texts(loads(raw, "replace"))):  # an escape without its other half, wherever it is
+            raise Rejected("malformed_json")
+    except ValueError as error:
+        raise Rejected("malformed_json") from error
+    touched = list(mapped(value, [tuple(path.split(".")) for path in paths])) if isinstance(value, Object) else []
+    odd = not isinstance(value, Object) or any(
+        parent and inner is not None and not isinstance(inner, Object) for parent, inner in touched
+    )
+    if broken(texts(value) if odd else (text for parent, inner in touched if not parent for text in texts(inner))):
+        raise Rejected("malformed_json")
+    if not isinstance(value, Object):
+        raise Rejected("not_an_object")
+    return value
+
+
+def lookup(value: object, path: str) -> object:
+    for step in path.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Object):
+            return INSIDE_NO_OBJECT
+        value = value.get(step)
+    return value
+
+
+def json_form(value: object) -> str | None:
+    match value:
+        case Int():
+            return "0" if value == "-0" else str(value)
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return str(value)
+    return None
+
+
+def text(value: object, code: str, *, required: bool) -> str | None:
+    if required and (value is None or (type(value) is str and not value)):
+        raise Rejected(f"missing_{code}")
+    form = json_form(value)
+    if value is not None and (form is None or (required and type(value) not in (str, Int))):
+        raise Rejected(f"invalid_{code}")
+    if form is not None and ("\x00" in form or len(form.encode()) > TEXT_MAX):
+        raise Rejected(f"invalid_{code}")
+    return form
+
+
+def time_ms(value: object, timestamp: Timestamp) -> int:
+    try:
+        if timestamp.unit is None:
+            at = rfc3339(value) if type(value) is str else None
+        else:
+            per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[timestamp.unit]
+            at = exact(value, 18) * 1000 / per_second if type(value) in (Int, Float) else None
+    except ValueError:
+        at = None
+    if at is None or not -62_135_596_800_000 <= at // 1 <= 253_402_300_799_999:
+        raise Rejected("invalid_timestamp")
+    return at // 1
+
+
+def rfc3339(value: str) -> Fraction:
+    form = r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?(?:[Zz]|([+-])([0-9]{2}:[0-9]{2}))"
+    found = re.fullmatch(form, value)
+    if found is None:
+        raise ValueError(value)
+    at = datetime.combine(date.fromisoformat(found[1]), time.fromisoformat(found[2]))
+    since = at - datetime(1970, 1, 1)  # noqa: DTZ001 - both are UTC
+    seconds = Fraction(since.days * 86_400 + since.seconds) + Fraction(f"0{found[3] or ''}")
+    if found[4]:
+        offset = time.fromisoformat(found[5])
+        seconds -= (offset.hour * 60 + offset.minute) * 60 * (1 if found[4] == "+" else -1)
+    return seconds * 1000
+
+
+def exact(value: object, scale: int) -> Fraction:
+    mantissa, _, exponent = str(value).lower().partition("e")
+    if len(exponent.lstrip("+-0")) <= 3:
+        number = Fraction(str(value))
+    elif Fraction(mantissa):
+        raise ValueError("far out of any range")
+    else:
+        number = Fraction(0)
+    if abs(number) >= 10**36 or (number * 10**scale).denominator != 1:
+        raise ValueError("too many digits")
+    return number
+
+
+def number_parts(value: object, scale: int) -> tuple[int | None, int | None, int | None]:
+    if value is None:
+        return None, None, None
+    if type(value) not in (Int, Float):
+        raise Rejected("invalid_number")
+    try:
+        units = (exact(value, scale) * 10**18).numerator
+    except ValueError as error:
+        raise Rejected("invalid_number") from error
+    return units // 10**36, units // 10**18 % 10**18, units % 10**18
+
+
+def prefixed(parts: Iterable[object]) -> bytes:
+    encoded = (None if part is None else str(part).encode() for part in parts)
+    return b"".join(b"-" if part is None else b"%d:" % len(part) + part for part in encoded)
+
+
+def groups(event: EventType) -> list[str]:
+    return sorted({column.path for rollup in event.rollups for column in rollup.group_by})
+
+
+def scales(event: EventType) -> dict[str, int]:
+    declared = sorted((a.path, a.scale) for rollup in event.rollups for a in rollup.aggregates)
+    return dict(declared)  # the greatest scale of a path comes last
+
+
+def all_paths(event: EventType) -> set[str]:
+    paths = {event.id_path, event.timestamp.path, event.customer_path, *(match.path for match in event.match)}
+    return paths | set(groups(event)) | set(scales(event))
+
+
+def row_of(event: EventType, found: Object) -> Row:
+    """The columns that hang on the record alone. Raises `Rejected`."""
+    row: Row = {
+        "id": text(lookup(found, event.id_path), "id", required=True),
+        "customer": text(lookup(found, event.customer_path), "customer", required=True),
+        "timestamp_ms": time_ms(lookup(found, event.timestamp.path), event.timestamp),
+    }
+    payload: list[object] = [row["timestamp_ms"], row["customer"]]
+    for path in groups(event):
+        row[f"t.{path}"] = text(lookup(found, path), "group_column", required=False)
+        payload.append(row[f"t.{path}"])
+    numbers = {path: number_parts(lookup(found, path), scale) for path, scale in scales(event).items()}
+    for path, (hi, lo, frac) in numbers.items():
+        row |= {f"n.{path}.hi": hi, f"n.{path}.lo": lo, f"n.{path}.frac": frac}
+        payload += [hi or None, lo, frac or None]
+    for aggregate in (aggregate for rollup in event.rollups for aggregate in rollup.aggregates):
+        value = lookup(found, aggregate.path)
+        if value is not None and aggregate.minimum is not None and exact(value, 18) < aggregate.minimum:
+            raise Rejected("below_minimum")
+    row["id_hash"] = xxhash.xxh3_128_intdigest(b"1i" + prefixed([event.event, row["id"]]))
+    row["payload"] = xxhash.xxh3_64_intdigest(b"1p" + prefixed(payload))
+    return row
+
+
+@dataclass
+class NaiveRouter:
+    """Feed it (offset, record_ms, value) in order; `rows` and the rest is what must have come out."""
+
+    topic: str
+    events: Sequence[EventType]
+    partitions: int
+    now_ms: int
+    rows: list[Row] = field(default_factory=list)
+    received: dict[str, int] = field(default_factory=dict)
+    watermarks: dict[str, int] = field(default_factory=dict)
+    clock_ms: int = 0
+
+    def feed(self, offset: int, record_ms: int, value: bytes | None) -> None:
+        raw = value or b""
+        self.clock_ms = max(self.clock_ms, min(record_ms, self.now_ms))
+        whose = self.events[0].event if len(self.events) == 1 else f"topic:{self.topic}"
+        by_offset: Row = {"to": offset % self.partitions, "offset": offset}
+        original: Row = {"original": raw[:ORIGINAL_MAX], "record_ms": record_ms}
+        original |= {"original_bytes": len(raw), "original_sha256": hashlib.sha256(raw).hexdigest()}
+        rejected: Row = {"table": "rejected", **by_offset, **original}
+        try:
+            found = decode(raw, {path for event in self.events for path in all_paths(event)})
+        except Rejected as why:
+            self.received[whose] = self.received.get(whose, 0) + 1
+            self.rows.append({**rejected, "event": whose, "primary": True, "reason": str(why)})
+            return
+        primary = True
+        for event in sorted(self.events, key=lambda event: event.event):
+            if any(json_form(lookup(found, match.path)) != match.value for match in event.match):
+                continue
+            self.received[event.event] = self.received.get(event.event, 0) + 1
+            watermark = self.watermarks.get(event.event, NEVER_MS)
+            try:
+                row = row_of(event, found)
+            except Rejected as why:
+                self.rows.append({**rejected, "event": event.event, "primary": primary, "reason": str(why)})
+            else:
+                future = row["timestamp_ms"] > min(record_ms, self.now_ms) + event.max_future_ms
+                watermark = watermark if future else max(watermark, row["timestamp_ms"])
+                late = event.grace_ms is not None and row["timestamp_ms"] < watermark - event.grace_ms
+                row |= {"table": f"event:{event.event}", "to": row["id_hash"] % self.partitions, "offset": offset}
+                row |= {"primary": primary, "record_ms": record_ms, "clock_ms": self.clock_ms, "future": future}
+                row |= {"watermark_ms": watermark, "late": late}
+                self.rows.append({**row, "original": raw[:ORIGINAL_MAX] if future or late else None})
+            self.watermarks[event.event] = watermark
+            primary = False
+        if primary:
+            self.rows.append({"table": "unmatched", **by_offset, "event": whose})
