@@ -31,6 +31,9 @@ _PUNCTUATION = frozenset(
         *(TokenType.EQ, TokenType.NEQ, TokenType.LT, TokenType.LTE, TokenType.GT, TokenType.GTE),
     }
 )
+_PARSER_SURPRISES = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What sqlglot raises, instead of a ParseError, where broken SQL leads it somewhere unforeseen."""
+
 _CONSTANTS = frozenset({TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER})
 _WORD = re.compile(r"[^\W\d]\w*(\s+\w+)*")
 
@@ -56,14 +59,17 @@ def parse_statement(sql: str) -> exp.Query:
     dialect = Postgres()
     try:
         tokens = dialect.tokenize(sql)
-        _check_tokens(tokens, sql)
-        trees = [tree for tree in dialect.parser().parse(tokens, sql) if tree is not None]
     except TokenError as error:
         raise refuse_at("a quotation mark or comment is opened and not closed", sql, error.start) from error
+    _check_tokens(tokens, sql)
+    try:
+        trees = [tree for tree in dialect.parser().parse(tokens, sql) if tree is not None]
     except ParseError as error:
         raise _syntax_error(error, sql) from error
     except RecursionError as error:
         raise MetricError("the metric is nested too deeply; take parts of it out into WITH", sql=sql) from error
+    except _PARSER_SURPRISES as error:
+        raise refuse_at("this is not valid SQL", sql, _first(tokens)) from error
     if not trees:
         raise MetricError("the metric is empty; write one SELECT statement", sql=sql)
     if not isinstance(tree := trees[0], exp.Query):

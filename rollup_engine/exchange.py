@@ -80,7 +80,8 @@ def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
     if middle is None:  # one source record's rows alone: nothing to cut
         return [value]
     below, above = pl.col("offset") < middle, pl.col("offset") >= middle
-    first = replace(packed, end=middle, tables={n: f.filter(below) for n, f in packed.tables.items()})
+    # The clock is known at the end only; taken for the middle's, it would age what the second part still needs.
+    first = replace(packed, end=middle, clock_ms=0, tables={n: f.filter(below) for n, f in packed.tables.items()})
     second = replace(packed, start=middle, tables={n: f.filter(above) for n, f in packed.tables.items()})
     return pack(first, bytes_max) + pack(second, bytes_max)
 

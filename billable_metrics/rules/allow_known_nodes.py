@@ -43,6 +43,8 @@ _NAMED: Final[dict[str, str]] = {
 def allow_known_nodes(tree: exp.Query, context: Context) -> exp.Query:
     """Refuses node classes and arguments that are not listed; functions are left to their own rule."""
     for node in tree.walk():
+        if node.error_messages():
+            raise context.refuse("something is missing, or is too much, here", node)
         allowed = NODES.get(type(node))
         if allowed is None:
             if isinstance(node, exp.Func):
@@ -66,12 +68,16 @@ def _check_place(node: exp.Expr, context: Context) -> None:
         raise context.refuse("a table or a subquery in parentheses stands after FROM and JOIN", node)
     if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
         raise context.refuse("joins in parentheses are not part of metric SQL; write them without", node)
-    if isinstance(node, exp.Subquery) and not isinstance(node.this, exp.Query):
-        raise context.refuse("only a query stands alone in parentheses here", node)
+    if isinstance(node, (exp.Subquery, exp.CTE, exp.SetOperation)):
+        parts = (node.this, node.expression) if isinstance(node, exp.SetOperation) else (node.this,)
+        if not all(isinstance(part, exp.Query) for part in parts):
+            raise context.refuse("a SELECT is missing here", node)
     if isinstance(node, (exp.Select, exp.SetOperation)) and not isinstance(node.parent, _AROUND_QUERIES):
         raise context.refuse("a query inside another one stands in parentheses", node)
     if isinstance(node, exp.Select) and not node.expressions:
         raise context.refuse("the SELECT names no output", node)
+    if isinstance(node, exp.Select) and node.args.get("joins") and not node.args.get("from_"):
+        raise context.refuse("a JOIN needs a FROM before it", node)
 
 
 def _check_texts(node: exp.Expr, context: Context) -> None:

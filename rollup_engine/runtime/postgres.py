@@ -29,14 +29,19 @@ Result = TypeVar("Result")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ_BACK_ROWS = 10_000
 _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
-_TRANSIENT_CLASSES = ("08", "40", "53", "55", "57", "58")  # connection, rollback, resources, locks, operator, system
+# Connection, rollback, a standby being promoted, resources, locks, operator, system.
+_TRANSIENT_CLASSES = ("08", "40", "25006", "53", "55", "57", "58")
+_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
+_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def transient(error: BaseException) -> bool:
     """Whether waiting and trying again can help."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_TRANSIENT_CLASSES)
-    return isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError))
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)  # that is asyncpg's word on a value it cannot send
+    return isinstance(error, (OSError, TimeoutError))
 
 
 async def persist(what: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -91,7 +96,11 @@ class PostgresSink:
                 await self._write(connection, claim, moved, writes)
             return moved
 
-        return await persist("advance", attempt)
+        try:
+            return await persist("advance", attempt)
+        except asyncpg.CheckViolationError:  # a month was dropped since we last looked: the next session makes it again
+            self._months.clear()
+            raise
 
     async def _write(self, connection: Connection, claim: Claim, moved: Claim, writes: Writes) -> None:
         updated = await connection.fetchrow(
@@ -128,7 +137,7 @@ class PostgresSink:
     async def _write_letters(self, connection: Connection, letters: pl.DataFrame) -> None:
         columns = ["app_id", *(name.replace("record_ms", "recorded_at") for name in letters.columns)]
         at = letters.columns.index("record_ms")
-        rows = ((self._app_id, *row[:at], at_time(row[at]), *row[at + 1 :]) for row in letters.iter_rows())
+        rows = ((self._app_id, *row[:at], _some_time(row[at]), *row[at + 1 :]) for row in letters.iter_rows())
         await connection.copy_records_to_table(
             "dead_letters", schema_name="rollup_engine", records=rows, columns=columns
         )
@@ -192,6 +201,22 @@ def _uuid8(number: int) -> uuid.UUID:
 
 def at_time(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _some_time(ms: int) -> datetime:
+    """As near as a date comes: a raw producer may write any record time."""
+    return at_time(min(max(ms, _FIRST_MS), _LAST_MS))
+
+
+async def prepare(connection: Connection) -> None:
+    """For new connections: asyncpg takes the first instant of year 1, many a program's zero time, for -infinity."""
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        encoder=lambda time: ((time - _POSTGRES_EPOCH) // timedelta(microseconds=1),),
+        decoder=lambda wire: _POSTGRES_EPOCH + timedelta(microseconds=wire[0]),
+        format="tuple",
+    )
 
 
 def at_ms(time: datetime) -> int:

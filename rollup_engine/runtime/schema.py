@@ -5,7 +5,7 @@ import asyncpg
 from rollup_engine.config.model import Config, Rollup
 from rollup_engine.errors import ConfigError, DatabaseUnavailable
 from rollup_engine.runtime import sql
-from rollup_engine.runtime.postgres import Connection, lock_schema, persist
+from rollup_engine.runtime.postgres import Connection, lock_schema, persist, prepare
 from rollup_engine.tables import Column, Schema
 
 
@@ -17,7 +17,14 @@ async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool
             min_size=1,
             max_size=connections_max,
             command_timeout=60,
-            server_settings={"application_name": "rollup-engine", "timezone": "UTC"},
+            init=prepare,
+            server_settings={
+                "application_name": "rollup-engine",
+                "timezone": "UTC",
+                # A worker that vanished without a word must not hold its row's lock for hours.
+                "idle_in_transaction_session_timeout": "60s",
+                "tcp_keepalives_idle": "30",
+            },
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         where = database_url.rsplit("@", 1)[-1]  # never the password

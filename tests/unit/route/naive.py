@@ -102,8 +102,11 @@ def mapped(value: Object, paths: Sequence[tuple[str, ...]]) -> Iterator[tuple[bo
             yield from mapped(inner, below)
 
 
-def decode(raw: bytes, paths: Iterable[str]) -> Object:
-    """Raises `Rejected`. Names and texts that no path touches may be of any bytes, as long as the rest can be told."""
+def decode(raw: bytes, dotted: Iterable[str]) -> Object:
+    """Raises `Rejected`. Names and texts that no path touches may be of any bytes.
+
+    Except where all of the record must be built to tell: a parent is no object, a mapped name holds a quote or backslash.
+    """
     if len(raw) > RECORD_MAX:
         raise Rejected("record_too_large")
     if levels(raw) > LEVELS_MAX:
@@ -114,10 +117,12 @@ def decode(raw: bytes, paths: Iterable[str]) -> Object:
             raise Rejected("malformed_json")
     except ValueError as error:
         raise Rejected("malformed_json") from error
-    touched = list(mapped(value, [tuple(path.split(".")) for path in paths])) if isinstance(value, Object) else []
+    paths = [tuple(path.split(".")) for path in dotted]
+    touched = list(mapped(value, paths)) if isinstance(value, Object) else []
     odd = not isinstance(value, Object) or any(
         parent and inner is not None and not isinstance(inner, Object) for parent, inner in touched
     )
+    odd = odd or any('"' in step or "\\" in step for path in paths for step in path)
     if broken(texts(value) if odd else (text for parent, inner in touched if not parent for text in texts(inner))):
         raise Rejected("malformed_json")
     if not isinstance(value, Object):
