@@ -22,6 +22,7 @@ from rollup_engine.ports import Log
 VERSION = 1
 RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
 HOLE_MS_MAX = 60_000
+WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory
 _PREFIX = struct.Struct(">BI")
 
 
@@ -158,41 +159,54 @@ async def send(log: Log, topic: str, records: Mapping[int, Sequence[bytes]]) -> 
 
 
 class Marks:
-    """The receiver's marks, and the holes that later records must still close.
+    """The receiver's marks, and the records that wait until a hole before them is closed.
 
-    While a hole is open the receiver's position must not pass `held`: a restart reads the refused records again.
+    Nothing is taken past an open hole, so that what a record comes to depends on the log alone, not on restarts.
     """
 
     def __init__(self, marks: Mapping[str, int]) -> None:
         self.by_source: dict[str, int] = dict(marks)
-        self._refused: dict[str, tuple[int, int]] = {}  # source -> (first refused log offset, greatest refused end)
+        self._refused: dict[str, int] = {}  # source -> greatest end refused: so far must its mark come
+        self._waiting: list[tuple[int, Packed]] = []
+        self._holes: dict[str, int] = {}  # source -> first offset missing, before those that wait
         self._open_since_ms: int | None = None
 
-    def take(self, source: str, start: int, end: int, log_offset: int) -> Taken | None:
+    def take(self, source: str, start: int, end: int) -> Taken | None:
         """What to take of a record; None where it lies behind a hole, and nothing of it may be applied."""
         taken = accept(self.by_source[source], start, end)
         if taken is None:
-            first, greatest = self._refused.get(source, (log_offset, end))
-            self._refused[source] = (first, max(greatest, end))
+            self._refused[source] = max(end, self._refused.get(source, end))
             return None
         self.by_source[source] = taken.mark
-        if source in self._refused and taken.mark >= self._refused[source][1]:
-            del self._refused[source]
+        if taken.mark >= self._refused.get(source, taken.mark):
+            self._refused.pop(source, None)
         return taken
 
-    @property
-    def held(self) -> int | None:
-        """The log offset of the first record refused for a hole still open."""
-        return min((first for first, _ in self._refused.values()), default=None)
+    def admit(self, records: Sequence[tuple[int, Packed]], position: int) -> tuple[list[tuple[int, Packed]], int]:
+        """Those of the records waiting and now read that leave no hole open once taken, and the position after them.
+
+        `records`: (log offset, record), read up to `position`. Every source must have a mark.
+        """
+        self._waiting += records
+        ahead, whole = Marks(self.by_source), 0
+        for number, (_, packed) in enumerate(self._waiting, 1):
+            ahead.take(packed.source, packed.start, packed.end)
+            if not ahead._refused:
+                whole = number
+        ready, self._waiting = self._waiting[:whole], self._waiting[whole:]
+        self._holes = {source: ahead.by_source[source] for source in sorted(ahead._refused)}
+        return ready, self._waiting[0][0] if self._waiting else position
 
     def watch(self, where: str, elapsed_ms: int) -> None:
         """Call regularly with a clock's elapsed time: a hole that stays open is an alarm. Raises `PartitionHalted`."""
-        if not self._refused:
+        if not self._holes:
             self._open_since_ms = None
-        elif self._open_since_ms is None:
+            return
+        if self._open_since_ms is None:
             self._open_since_ms = elapsed_ms
-        elif elapsed_ms - self._open_since_ms > HOLE_MS_MAX:
-            holes = "; ".join(f"{source} from offset {self.by_source[source]}" for source in sorted(self._refused))
+        waiting = sum(packed.rows for _, packed in self._waiting)
+        if elapsed_ms - self._open_since_ms > HOLE_MS_MAX or waiting > WAITING_ROWS_MAX:
+            holes = "; ".join(f"{source} from offset {mark}" for source, mark in self._holes.items())
             raise PartitionHalted(
                 cause=f"{where} lacks records that were acknowledged: {holes}",
                 remedy="The broker lost data. Restore the topic, or start under a new ROLLUP_APP_ID.",

@@ -105,15 +105,18 @@ def _projection(projection: exp.Expr, scope: Scope, withs: Withs, context: Conte
     """Resolves one output; gives its names. An output that would change its name by the rewriting gets an alias."""
     if _is_star(projection):
         return _star(projection, scope, context)
-    asked = column_name(projection.name) if isinstance(projection, exp.Column) else None
+    named_by = projection
+    while isinstance(named_by, (exp.Cast, exp.Paren)):
+        named_by = named_by.this
+    asked = column_name(named_by.name) if isinstance(named_by, exp.Column) else None
     nested = _resolve(projection, scope, withs, context, set())
     if isinstance(projection, exp.Alias):
         return (projection.alias,)
-    if isinstance(projection, exp.Column):
-        if asked in COLUMN_ALIASES and projection.name != asked:
-            projection.replace(exp.alias_(projection.copy(), asked, quoted=True))
-            return (asked,)
-        return (projection.name,)
+    if asked is not None:
+        if asked not in COLUMN_ALIASES or named_by.name == asked:
+            return (named_by.name,)
+        projection.replace(exp.alias_(projection.copy(), asked, quoted=True))
+        return (asked,)
     if isinstance(projection, exp.Subquery):
         return nested[:1] or (None,)
     name = function_name(projection, context.sql)

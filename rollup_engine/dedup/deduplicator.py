@@ -5,7 +5,7 @@ of rule 2. A record's rows are cut by the marks first; rows that are cut still r
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -39,17 +39,26 @@ class DedupState(msgspec.Struct, frozen=True):
 
     marks: dict[str, int] = {}
     clocks: dict[str, int] = {}  # running maximum of the raw records' time, per source
+    empty: dict[str, int] = {}  # empty records in a row at the mark, per source: from the second on it is idle
     generation: int = 0  # of the last record judged
 
-    def expired_before_ms(self, horizon_ms: int) -> int | None:
+    def expired_before_ms(self, horizon_ms: int, raw: Collection[str]) -> int | None:
         """Ids last seen before this can serve no row any more: the slowest source's clock less the horizon.
 
-        An idle source holds it back by one more horizon at most. None before any record was taken.
+        One that works off a backlog holds it back for as long as it takes; an idle one, or one that is not among the
+        `raw` partitions there are, by one more horizon at most. None while some of `raw` were never heard of.
         """
-        if not self.clocks:
+        if not self.clocks.keys() >= set(raw):
             return None
-        slowest, fastest = min(self.clocks.values()), max(self.clocks.values())
-        return max(slowest, fastest - horizon_ms) - horizon_ms
+        idle_ms = max(self.clocks.values(), default=0) - horizon_ms
+        slowest = min(
+            (
+                max(clock_ms, idle_ms) if self.empty.get(source, 0) > 1 or source not in raw else clock_ms
+                for source, clock_ms in self.clocks.items()
+            ),
+            default=0,
+        )
+        return slowest - horizon_ms
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,17 @@ def deduplicate(
     lookup: Lookup,
 ) -> Outcome:
     """Judge `records` (events offset, record), all of one generation, under its `config`. Moves `marks` along."""
-    clocks = dict(state.clocks)
+    clocks, empty = dict(state.clocks), dict(state.empty)
     tables: dict[str, list[pl.DataFrame]] = {}
     for offset, packed in records:
-        taken = marks.take(packed.source, packed.start, packed.end, offset)
+        taken = marks.take(packed.source, packed.start, packed.end)
         if taken is None:
             continue
         clocks[packed.source] = max(packed.clock_ms, clocks.get(packed.source, packed.clock_ms))
+        if packed.end > taken.cut:
+            empty[packed.source] = 0
+        elif packed.start == packed.end == taken.mark:  # one may be sent by a slow sender, a second only by an idle one
+            empty[packed.source] = empty.get(packed.source, 0) + 1
         for name, frame in packed.tables.items():
             tables.setdefault(name, []).append(
                 frame.with_columns(
@@ -108,7 +121,7 @@ def deduplicate(
         books.add(rows, pl.col("event"), pl.lit(UNMATCHED))
     letters_frame = letters.combined(dead)
     writes = Writes(books=books.entries(), dead_letters=letters_frame if letters_frame.height else None)
-    state = DedupState(dict(marks.by_source), clocks, state.generation)
+    state = DedupState(dict(marks.by_source), clocks, empty, state.generation)
     return Outcome(state, puts, writes, deltas)
 
 

@@ -54,11 +54,12 @@ class DedupPartition:
         self._store: SeenIds | None = None
         self._state = DedupState()
         self._marks = Marks({})
+        self._raw: frozenset[str] = frozenset()
         self._covered = 0
 
     async def open(self) -> int:
-        start, end = await self._log.bounds(self._topic, self._partition)
         self._claim = await self._sink.claim(DEDUP, self.source, 0)
+        start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         self._state = msgspec.convert(self._claim.position.state, DedupState)
         self._marks = Marks(self._state.marks)
         self._covered = self._claim.next_offset
@@ -67,9 +68,16 @@ class DedupPartition:
                 cause=f"{self.source} holds offsets {start} to {end}, but {self._claim.next_offset} is next",
                 remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
             )
+        self._raw = await self._raw_sources()
         self._store = self._open_store(self._partition)
         await self._catch_up(self._store, start)
         return self._claim.next_offset
+
+    async def _raw_sources(self) -> frozenset[str]:
+        topics = self._topology.config.topics
+        return frozenset(
+            [source_name(topic, number) for topic in topics for number in range(await self._log.partitions(topic))]
+        )
 
     async def _catch_up(self, store: SeenIds, log_start: int) -> None:
         """Bring the store to the sink's position from the log, judging nothing."""
@@ -99,12 +107,11 @@ class DedupPartition:
                     remedy="Check the broker; the partition is tried again when the worker restarts.",
                 )
             unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
-            for generation, batch in groupby((packed for _, packed in unpacked), lambda packed: packed.generation):
+            for generation, group in groupby(unpacked, lambda one: one[1].generation):
+                batch = list(group)
                 config = await self._topology.config_of(generation)
-                position_after = records[-1].offset + 1
-                store.write(remember(list(batch), config, store.get), store.position, self._incarnation)
-            position = position_after
-            store.write({}, position, self._incarnation)
+                position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
+                store.write(remember([packed for _, packed in batch], config, store.get), position, self._incarnation)
 
     async def process(self, records: Sequence[Record], position: int) -> None:
         unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
@@ -112,7 +119,8 @@ class DedupPartition:
             self._topology.check(self._topic, packed)
             if packed.source not in self._marks.by_source:
                 self._marks.by_source[packed.source] = await self._first_mark(packed.source)
-        batches = [(g, list(batch)) for g, batch in groupby(unpacked, lambda one: one[1].generation)]
+        ready, position = self._marks.admit(unpacked, position)
+        batches = [(g, list(batch)) for g, batch in groupby(ready, lambda one: one[1].generation)]
         for number, (generation, batch) in enumerate(batches):
             last = number == len(batches) - 1
             await self._process(batch, generation, position if last else batches[number + 1][1][0][0])
@@ -140,19 +148,16 @@ class DedupPartition:
                 tables = {to: {rollup.table: part} for to, part in parts.items()}
             start = self._covered if rollup.table in known else 0  # before it was declared there was nothing for it
             await self._send(rollup.table, generation, start, position, tables)
-        held = self._marks.held
-        safe = position if held is None else min(held, position)
         after = msgspec.structs.replace(outcome.state, generation=generation)
         state: dict[str, object] = msgspec.to_builtins(after)
-        self._claim = await self._sink.advance(self._claim, safe, state, outcome.writes)
+        self._claim = await self._sink.advance(self._claim, position, state, outcome.writes)
         self._state = after
         self._covered = position
-        self._store.write(outcome.puts, safe, self._incarnation)
+        self._store.write(outcome.puts, position, self._incarnation)
         horizon_ms = max(event.horizon_ms for event in config.events)
-        before_ms = outcome.state.expired_before_ms(horizon_ms)
+        before_ms = outcome.state.expired_before_ms(horizon_ms, self._raw)
         if before_ms is not None and outcome.puts:
             self._store.expire(before_ms, _EXPIRE_STEPS_PER_PUT * len(outcome.puts))
-        self._marks.watch(self.source, self._clock.elapsed_ms())
 
     async def _tables(self, generation: int) -> set[str]:
         """The rollups that a generation declares; none before the first."""

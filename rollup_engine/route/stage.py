@@ -40,8 +40,9 @@ class RoutePartition:
         self._state = RouteState()
 
     async def open(self) -> int:
-        start, end = await self._log.bounds(self._topic, self._partition)
+        start, _ = await self._log.bounds(self._topic, self._partition)
         self._claim = await self._sink.claim(ROUTE, self.source, start)
+        start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         self._state = msgspec.convert(self._claim.position.state, RouteState)
         position = self._claim.next_offset
         if not start <= position <= end:

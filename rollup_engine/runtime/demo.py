@@ -39,7 +39,7 @@ from rollup_engine.runtime.screens import status_table, table
 from rollup_engine.runtime.status import KINDS, Status, collect
 from rollup_engine.telemetry import configure_logging
 
-EVENTS_PER_SECOND = 2_500  # so that there is something to watch
+EVENTS_PER_SECOND = 1_500  # so that there is something to watch
 PATIENCE_SECONDS = 90
 METRIC = """SELECT status, SUM(aggregated_count) AS downloads, SUM(sum_bytes_downloaded) AS bytes
 FROM AGGREGATED_EVENTS('file_download')
@@ -90,6 +90,10 @@ async def _demo(settings: Settings, addresses: Addresses, example: Path) -> bool
     console.print(f"Kafka at {addresses.kafka}, Postgres 18, [bold]route[/bold] and [bold]work[/bold] as processes.")
     running = up.engine(settings, config, str(settings.config_dir), addresses, drain=True)
     async with running as (children, pool, kafka):
+        with console.status("starting route and work"):
+            while not await children.working():
+                children.watch()
+                await asyncio.sleep(0.1)
         progress = Progress(
             SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), console=console
         )

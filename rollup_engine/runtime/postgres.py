@@ -31,6 +31,8 @@ _READ_BACK_ROWS = 10_000
 _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 # Connection, rollback, a standby being promoted, resources, locks, operator, system.
 _TRANSIENT_CLASSES = ("08", "40", "25006", "53", "55", "57", "58")
+# asyncpg's "internal" one is what it says when a connection dies just as it is given back to the pool.
+_DRIVER_FAULTS = (OSError, TimeoutError, asyncpg.InternalClientError)
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -41,7 +43,7 @@ def transient(error: BaseException) -> bool:
         return (error.sqlstate or "").startswith(_TRANSIENT_CLASSES)
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)  # that is asyncpg's word on a value it cannot send
-    return isinstance(error, (OSError, TimeoutError))
+    return isinstance(error, _DRIVER_FAULTS)
 
 
 async def persist(what: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -50,7 +52,7 @@ async def persist(what: str, attempt: Callable[[], Awaitable[Result]]) -> Result
     while True:
         try:
             return await attempt()
-        except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError, TimeoutError) as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, *_DRIVER_FAULTS) as error:
             if not transient(error):
                 raise
             pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]

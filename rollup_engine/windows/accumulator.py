@@ -38,8 +38,8 @@ class Accumulator:
 
     def add(self, marks: Marks, records: Sequence[tuple[int, Packed]]) -> None:
         """Take in (deltas offset, record) pairs; `marks` cuts what was taken before."""
-        for offset, packed in records:
-            taken = marks.take(packed.source, packed.start, packed.end, offset)
+        for _, packed in records:
+            taken = marks.take(packed.source, packed.start, packed.end)
             if taken is None:
                 continue
             for frame in packed.tables.values():

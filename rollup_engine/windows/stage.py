@@ -45,8 +45,8 @@ class RollupPartition:
         self._claim: Claim
 
     async def open(self) -> int:
-        start, end = await self._log.bounds(self._topic, self._partition)
         self._claim = await self._sink.claim(ROLLUP, self.source, 0)
+        start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         state = msgspec.convert(self._claim.position.state, RollupState)
         self._marks, self._revision_offset = Marks(state.marks), state.revision_offset
         self._position = self._claim.next_offset
@@ -63,8 +63,8 @@ class RollupPartition:
         for _, packed in unpacked:
             self._topology.check(self._topic, packed)
             self._marks.by_source.setdefault(packed.source, 0)  # dedup's first position: it begins where its topic does
-        self._accumulator.add(self._marks, unpacked)
-        self._position = position
+        ready, self._position = self._marks.admit(unpacked, position)
+        self._accumulator.add(self._marks, ready)
         if self._accumulator.rows > CHANGED_ROWS_MAX:
             await self._emit()
 
@@ -76,12 +76,10 @@ class RollupPartition:
     async def _emit(self) -> None:
         """Write one partial per changed group, and only those; without changes, just move the position."""
         self._emitted_ms = self._clock.elapsed_ms()
-        held = self._marks.held
-        safe = self._position if held is None else min(held, self._position)
         changes = self._accumulator.changes()
         if changes is None:
-            if safe != self._claim.next_offset:
-                await self._advance(safe, NOTHING)
+            if self._position != self._claim.next_offset:
+                await self._advance(self._position, NOTHING)
             return
         schema = self._topology.schemas[self._table]
         rows = await self._sink.read_back(schema, self._accumulator.missing(changes))
@@ -89,7 +87,7 @@ class RollupPartition:
         self._revision_offset = max(self._revision_offset, self._position - 1)
         revision = partials.revision(self._topology.generation, self._revision_offset)
         frame = partials.build(totals, schema, revision)
-        await self._advance(safe, Writes(partials=(Partials(self._table, frame),)))
+        await self._advance(self._position, Writes(partials=(Partials(self._table, frame),)))
         self._accumulator.emitted(totals)
 
     async def _advance(self, to: int, writes: Writes) -> None:

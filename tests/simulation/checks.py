@@ -10,7 +10,7 @@ from rollup_engine.progress import ROUTE, Books
 from rollup_engine.route.router import EVENT
 from rollup_engine.runtime.memory import MemorySink
 from tests.simulation.faults import SimulatedLog
-from tests.simulation.oracle import Covered, Oracle, Row, Verdicts
+from tests.simulation.oracle import UNMATCHED, Covered, Oracle, Row, Verdicts
 
 KINDS = ("counted", "duplicate", "conflicting", "late", "invalid", "unmatched")
 
@@ -96,9 +96,10 @@ class Checker:
         """The books balance: against route's own count, and against the number of raw records."""
         received: Counter[tuple[str, str]] = Counter()
         for (source, _), found in self._oracle.wanted.items():
-            for event in found:
-                received[event, source] += 1
-        sums = {key: counts.total() for key, counts in booked.items()}
+            for event, outcome in found.items():
+                received[event, source] += outcome != UNMATCHED
+        received = +received
+        sums = +Counter({key: counts.total() - counts[UNMATCHED] for key, counts in booked.items()})
         require(sums == received, f"books come to {sums}, but {dict(received)} were received")
         for source in {source for source, _ in self._oracle.wanted}:
             state = self._sink.rows[ROUTE, source].state

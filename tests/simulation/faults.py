@@ -57,6 +57,7 @@ class Session:
         self.name = name
         self.pending: list[Operation] = []
         self.stop = asyncio.Event()
+        self.claim: Claim | None = None  # the latest it got
         self.task: asyncio.Task[None]
         self.reader: "GatedReader"
 
@@ -180,6 +181,7 @@ class GatedSink:
 
         claim = await self._session.operation(f"claim {stage}", effect, writes=True, fault=DatabaseUnavailable)
         assert isinstance(claim, Claim)
+        self._session.claim = claim
         return claim
 
     async def position(self, stage: str, partition: str) -> Position | None:

@@ -268,12 +268,18 @@ class Simulation:
     def _ended(self, session: Session) -> None:
         error = None if session.task.cancelled() else session.task.exception()
         self._note(f"{session.name} ended: {error!r}")
+        if isinstance(error, PartitionHalted) and self._superseded(session):
+            return  # it read on where another had moved the log's start; it could not have written
         if isinstance(error, PartitionHalted) and self.lost:
             self.halted = True
         elif error is not None and not isinstance(
             error, (BrokerUnavailable, DatabaseUnavailable, ClaimLost, StoreFault)
         ):
             raise Violation(f"{session.name} ended with {error!r}") from error
+
+    def _superseded(self, session: Session) -> bool:
+        claim = session.claim
+        return claim is not None and self.sink.rows[claim.stage, claim.partition].epoch > claim.position.epoch
 
     async def _drain(self) -> str:
         """No more faults; what is under way arrives, old sessions end or stay, and all is worked off."""

@@ -105,7 +105,7 @@ def mapped(value: Object, paths: Sequence[tuple[str, ...]]) -> Iterator[tuple[bo
 def decode(raw: bytes, dotted: Iterable[str]) -> Object:
     """Raises `Rejected`. Names and texts that no path touches may be of any bytes.
 
-    Except where all of the record must be built to tell: a parent is no object, a mapped name holds a quote or backslash.
+    Except where all must be built to tell: a parent is no object, or a mapped name holds a quote or backslash.
     """
     if len(raw) > RECORD_MAX:
         raise Rejected("record_too_large")
