@@ -35,6 +35,7 @@ _PARSER_SURPRISES = (AssertionError, AttributeError, IndexError, KeyError, TypeE
 """What sqlglot raises, instead of a ParseError, where broken SQL leads it somewhere unforeseen."""
 
 _CONSTANTS = frozenset({TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER})
+_CLOSED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _WORD = re.compile(r"[^\W\d]\w*(\s+\w+)*")
 
 _CHEAP_BEFORE_PAREN = frozenset(
@@ -60,7 +61,7 @@ def parse_statement(sql: str) -> exp.Query:
     try:
         tokens = dialect.tokenize(sql)
     except TokenError as error:
-        raise refuse_at("a quotation mark or comment is opened and not closed", sql, error.start) from error
+        raise refuse_at("a quotation mark or comment is opened and not closed", sql, _opened(sql)) from error
     _check_tokens(tokens, sql)
     try:
         trees = [tree for tree in dialect.parser().parse(tokens, sql) if tree is not None]
@@ -127,6 +128,13 @@ def _check_nesting(tokens: list[Token], sql: str) -> None:
 
 def _is_cheap(before: Token) -> bool:
     return before.token_type in _CHEAP_BEFORE_PAREN or before.text.lower() in FUNCTIONS
+
+
+def _opened(sql: str) -> int | None:
+    """Where the text begins that is never closed, or None."""
+    rest = _CLOSED.sub(lambda closed: " " * len(closed[0]), sql)
+    opened = re.search(r"['\"]|/\*", rest)
+    return opened.start() if opened else None
 
 
 def _first(tokens: list[Token]) -> int:

@@ -49,11 +49,18 @@ class Topology:
         return self.configs[generation]
 
     def check(self, topic: str, packed: Packed) -> None:
-        """Raises `PartitionHalted` for a record of another life of the topic: positions would mean nothing."""
+        """Raises `PartitionHalted` for a record of another life of the topic: positions would mean nothing; and for one
+        of a newer YAML: what it declares is unknown here, and would be left out of totals."""
         expected = self.incarnations[topic]
         if packed.incarnation != expected:
             raise PartitionHalted(
                 cause=f"internal topic {topic} holds a record of another life of it"
                 f" ({packed.incarnation}; this one is {expected}): it was deleted and made again, or restored",
                 remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+            )
+        if packed.generation > self.generation:
+            raise PartitionHalted(
+                cause=f"internal topic {topic} holds records of a newer YAML (generation {packed.generation}) than"
+                f" this worker's ({self.generation})",
+                remedy="Restart this worker with the YAML that is active now.",
             )

@@ -29,9 +29,9 @@ from billable_metrics.scan import Context
 Rule = Callable[[exp.Query, Context], exp.Query]
 
 RULES: Final[tuple[Rule, ...]] = (
+    allow_known_types,
     allow_known_nodes,
     allow_known_functions,
-    allow_known_types,
     allow_known_units,
     normalize_names,
     find_scans,

@@ -92,7 +92,7 @@ class Decoder:
         try:
             if self._typed and not any(map(_suspicious, values)):
                 return [decode(value) for value in values]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             pass  # at least one is bad: find out which
         return [self._decode_one(value) for value in values]
 

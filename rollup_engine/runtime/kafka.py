@@ -10,6 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -109,6 +110,17 @@ class KafkaLog:
                     f"Kafka refused to create topic {topic}: {failure.__name__} {result[2] or ''}".strip()
                 )
         return True
+
+    async def settings(self, topic: str) -> Mapping[str, str]:
+        """The topic's configuration as far as Kafka tells; the embedded broker tells nothing, and keeps everything."""
+        if self.cluster.embedded:
+            return {}
+        try:
+            answers = await self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        except (KafkaError, OSError) as error:
+            raise BrokerUnavailable(f"Kafka did not tell the settings of topic {topic}: {error!r}.") from error
+        entries = [entry for answer in answers for resource in answer.resources for entry in resource[4]]
+        return {entry[0]: entry[1] for entry in entries if entry[1] is not None}
 
     async def append(self, topic: str, partition: int, value: bytes) -> int:
         """Raises `PartitionHalted` for a record that Kafka refuses, as it will every time."""

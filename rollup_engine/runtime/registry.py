@@ -6,8 +6,9 @@ Everything here happens in one transaction under one lock, so that processes tha
 import asyncio
 import os
 import socket
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -17,6 +18,7 @@ from rollup_engine.config.model import Config
 from rollup_engine.errors import ConfigError, PartitionHalted, RollupError
 from rollup_engine.runtime import schema, sql
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
+from rollup_engine.runtime.kafka_clients import EMBEDDED_CLUSTER
 from rollup_engine.runtime.postgres import Connection, lock_schema, persist
 from rollup_engine.topology import Topology, deltas_topic, events_topic
 
@@ -25,6 +27,10 @@ LEASE_SECONDS = 15
 RENEW_SECONDS = 5
 RETENTION_MARGIN_MS = 3_600_000
 RAW_PARTITIONS = 4  # of raw topics that are made on an embedded broker
+
+
+class _OthersRun(ConfigError):
+    """Somebody else still runs, or was killed just now."""
 
 
 class Registry:
@@ -57,7 +63,15 @@ class Registry:
                     load_config=self._load_config,
                 )
 
-        topology = await persist("join", attempt)
+        deadline = time.monotonic() + LEASE_SECONDS + 1
+        while True:
+            try:
+                topology = await persist("join", attempt)
+                break
+            except _OthersRun:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(1)  # those of a killed `up` are forgotten soon
         await wait_for_topics(log_, made)
         return topology
 
@@ -68,10 +82,17 @@ class Registry:
         if known == now:
             return False
         if known is not None:
-            if not log_.cluster.embedded:
+            if not (log_.cluster.embedded and known.startswith(EMBEDDED_CLUSTER)):
                 raise ConfigError(
                     f"App id {self._app_id!r} belongs to Kafka cluster {known}, and this is {now}. Offsets of one mean"
-                    " nothing in the other: connect to that cluster, or choose a new ROLLUP_APP_ID."
+                    " nothing in the other: set ROLLUP_KAFKA_BOOTSTRAP_SERVERS to that cluster, or choose a new"
+                    " ROLLUP_APP_ID."
+                )
+            other = await connection.fetchval(self._query["holders"], self._app_id, self._holder)
+            if other is not None:
+                raise _OthersRun(
+                    f"App id {self._app_id!r} is running on another embedded broker ({other}). Stop it first, or choose"
+                    " another ROLLUP_APP_ID."
                 )
             await connection.execute(self._query["forget_topics"], self._app_id)
             await connection.execute(self._query["restart_positions"], self._app_id)
@@ -129,25 +150,28 @@ class Registry:
         for topic, settings in wanted.items():
             row = known.get(topic)
             if row is None:
-                row = await self._add_topic(connection, log_, topic, partitions, settings)
+                incarnations[topic] = await self._add_topic(connection, log_, topic, partitions, settings)
                 made[topic] = partitions
-            elif row["partitions"] != partitions:
+                continue
+            if row["partitions"] != partitions:
                 raise ConfigError(
                     f"Internal topic {topic} has {row['partitions']} partitions, and ROLLUP_PARTITIONS is {partitions}."
                     f" Set it to {row['partitions']}, or choose a new ROLLUP_APP_ID."
                 )
-            elif await log_.partitions(topic) != partitions:
+            there = await log_.partitions(topic)
+            if there != partitions:
                 raise PartitionHalted(
-                    cause=f"internal topic {topic} should have {partitions} partitions in Kafka, and has"
-                    f" {await log_.partitions(topic)}: it was deleted, made again or changed",
+                    cause=f"internal topic {topic} should have {partitions} partitions in Kafka, and has {there}:"
+                    " it was deleted, made again or changed",
                     remedy="Bring it back as it was, or start under a new ROLLUP_APP_ID and feed the raw events again.",
                 )
+            await _check_retention(log_, topic, int(settings["retention.ms"]))
             incarnations[topic] = row["incarnation"]
         return incarnations
 
     async def _add_topic(
         self, connection: Connection, log_: KafkaLog, topic: str, partitions: int, settings: dict[str, str]
-    ) -> dict[str, str]:
+    ) -> str:
         incarnation = uuid.uuid4().hex
         if not await log_.create(topic, partitions, settings):
             await wait_for_topics(log_, {topic: 1})
@@ -159,7 +183,7 @@ class Registry:
                     " use the database that belongs to it, or choose another ROLLUP_APP_ID."
                 )
         await connection.execute(self._query["add_topic"], self._app_id, topic, incarnation, partitions)
-        return {"incarnation": incarnation}
+        return incarnation
 
     async def _load_config(self, generation: int) -> Config:
         found = await persist(
@@ -173,25 +197,42 @@ class Registry:
         return Config.from_json(found)
 
     @asynccontextmanager
-    async def lease(self, generation: int, role: str) -> AsyncIterator[None]:
-        """Hold the lease on the YAML for as long as the block runs."""
+    async def lease(self, generation: int, role: str, on_lost: Callable[[], None]) -> AsyncIterator[None]:
+        """Hold the lease on the YAML for as long as the block runs. After the block, `ConfigError` where it was lost:
+        this process was held up for longer than the lease lasts, and another YAML took over."""
         what = f"{role} on {socket.gethostname()}, process {os.getpid()}"
         args = (self._app_id, self._holder, generation, what, LEASE_SECONDS)
 
         async def renew() -> None:
-            while True:
+            while await persist("renew lease", lambda: self._pool.fetchval(self._query["renew_lease"], *args)):
                 await asyncio.sleep(RENEW_SECONDS)
-                await persist("renew lease", lambda: self._pool.execute(self._query["renew_lease"], *args))
 
         task = asyncio.create_task(renew())
+        task.add_done_callback(lambda done: None if done.cancelled() else on_lost())
         try:
             yield
+            if task.done():
+                task.result()
+                raise ConfigError(
+                    f"App id {self._app_id!r} runs with a newer YAML now, which took over while this process was held up"
+                    f" for more than {LEASE_SECONDS} s. Start this one again with that YAML."
+                )
         finally:
             task.cancel()
             try:
                 await self._pool.execute(self._query["end_lease"], self._app_id, self._holder)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 log.warning("the lease on the YAML could not be given back; it ends by itself", seconds=LEASE_SECONDS)
+
+
+async def _check_retention(log_: KafkaLog, topic: str, wanted_ms: int) -> None:
+    """Ids are rebuilt from the events topic, and deltas wait for Postgres: Kafka must keep them for as long."""
+    kept = (await log_.settings(topic)).get("retention.ms", "-1")
+    if int(kept) >= 0 and (wanted_ms < 0 or int(kept) < wanted_ms):
+        raise ConfigError(
+            f"Internal topic {topic} keeps its records for {int(kept) // 1000} s, which is too short"
+            f" for this YAML. Set its `retention.ms` to {wanted_ms} in Kafka."
+        )
 
 
 def difference(theirs: Config, ours: Config) -> str:
@@ -218,6 +259,6 @@ def check_change(before: Config, after: Config) -> None:
         old = known.get(event.event)
         if old is not None and old.id_path != event.id_path:
             raise ConfigError(
-                f"`fields.id` of {event.event!r} was {old.id_path!r} and is now {event.id_path!r}. Ids seen so far would"
-                " no longer be recognised: start under a new ROLLUP_APP_ID."
+                f"`fields.id` of {event.event!r} was {old.id_path!r} and is now {event.id_path!r}. Ids seen so far"
+                " would no longer be recognised: start under a new ROLLUP_APP_ID."
             )

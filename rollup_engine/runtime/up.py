@@ -168,7 +168,7 @@ async def engine(
         await schema.migrate(pool)
         registry = Registry(pool, settings.app_id)
         topology = await registry.join(kafka, config, settings.partitions, "up")
-        await stack.enter_async_context(registry.lease(topology.generation, "up"))
+        await stack.enter_async_context(registry.lease(topology.generation, "up", lambda: None))
         children = Children(settings, config_dir, addresses, drain=drain or kafka.cluster.embedded)
         stack.callback(children.kill)
         children.start()

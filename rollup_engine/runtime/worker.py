@@ -60,7 +60,7 @@ async def run(
             topology = await registry.join(kafka_log, config, settings.partitions, role)
             sink = PostgresSink(pool, settings.app_id)
             services = _services(role, topology, kafka_log, sink, settings.state_dir, drain)
-            async with registry.lease(topology.generation, role):
+            async with registry.lease(topology.generation, role, stop.set):
                 await _serve(role, settings, services, web_port, stop)
     finally:
         await asyncio.wait_for(pool.close(), 10)

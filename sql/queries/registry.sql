@@ -5,6 +5,11 @@ JOIN rollup_engine.generations AS generation USING (app_id, generation)
 WHERE lease.app_id = $1 AND lease.expires_at > now() AND generation.digest <> $2
 ORDER BY lease.expires_at DESC LIMIT 1;
 
+-- name: holders
+-- Whoever runs now, but us.
+SELECT what FROM rollup_engine.leases WHERE app_id = $1 AND holder <> $2 AND expires_at > now()
+ORDER BY expires_at DESC LIMIT 1;
+
 -- name: latest_generation
 SELECT generation, digest, config FROM rollup_engine.generations WHERE app_id = $1 ORDER BY generation DESC LIMIT 1;
 
@@ -17,9 +22,12 @@ RETURNING generation;
 SELECT config FROM rollup_engine.generations WHERE app_id = $1 AND generation = $2;
 
 -- name: renew_lease
+-- No row: a newer generation has begun while this one's lease was over.
 INSERT INTO rollup_engine.leases (app_id, holder, generation, what, expires_at)
-VALUES ($1, $2, $3, $4, now() + $5 * interval '1 second')
-ON CONFLICT (app_id, holder) DO UPDATE SET expires_at = excluded.expires_at;
+SELECT $1, $2, $3, $4, now() + $5 * interval '1 second'
+WHERE $3 = (SELECT max(generation) FROM rollup_engine.generations WHERE app_id = $1)
+ON CONFLICT (app_id, holder) DO UPDATE SET expires_at = excluded.expires_at
+RETURNING generation;
 
 -- name: end_lease
 DELETE FROM rollup_engine.leases WHERE app_id = $1 AND (holder = $2 OR expires_at < now() - interval '1 day');

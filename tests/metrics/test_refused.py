@@ -411,8 +411,10 @@ def test_another_customers_rows_stay_out_of_reach(fixed: Database) -> None:
         f"SELECT b.external_customer_id FROM {T} AS a FULL JOIN {T} AS b ON FALSE WHERE b.timestamp IS NOT NULL",
         f"SELECT (SELECT MAX(b.external_customer_id) FROM {T} AS b) FROM {T} AS a",
         f"WITH d AS (SELECT * FROM {T}) SELECT d.external_customer_id FROM d, {T} AS a",
-        "SELECT external_customer_id FROM events WHERE event_name = 'file_download_aggregated' "
-        + "GROUP BY timestamp, external_customer_id, download_speed, data_clusterid",
+        (
+            "SELECT external_customer_id FROM events WHERE event_name = 'file_download_aggregated'"
+            " GROUP BY timestamp, external_customer_id, download_speed, data_clusterid"
+        ),
     ]
     for attempt in attempts:
         everyone = fixed.metric(attempt)

@@ -1,10 +1,10 @@
 """What must hold after every step and at the end: the sink's contents against the recount."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from rollup_engine.config.model import Config, Rollup
+from rollup_engine.config.model import Rollup
 from rollup_engine.exchange import unpack
 from rollup_engine.progress import ROUTE, Books
 from rollup_engine.route.router import EVENT
@@ -27,8 +27,10 @@ def require(holds: bool, otherwise: str) -> None:
 class Checker:
     """Compares one schedule's sink with its oracle, as both grow."""
 
-    def __init__(self, config: Config, oracle: Oracle, log: SimulatedLog, sink: MemorySink, events_topic: str) -> None:
-        self._config, self._oracle, self._log, self._sink = config, oracle, log, sink
+    def __init__(
+        self, rollups: Sequence[Rollup], oracle: Oracle, log: SimulatedLog, sink: MemorySink, events_topic: str
+    ) -> None:
+        self._rollups, self._oracle, self._log, self._sink = rollups, oracle, log, sink
         self._topic = events_topic
         self._covered: dict[bytes, Covered] = {}  # by the record's bytes: unpacked once
         self._advances = 0
@@ -56,7 +58,7 @@ class Checker:
                 require(count <= happened, f"{event} {source}: {count} {kind} booked, {happened} happened")
         letters = self._letters()
         require(letters <= verdicts.letters, f"dead letters for nothing: {letters - verdicts.letters}")
-        for rollup in self._config.rollups:
+        for rollup in self._rollups:
             self._check_new_rows(rollup.table)
             wanted = self._oracle.totals(verdicts, rollup)
             for key, (count, *_) in self._totals(rollup).items():
@@ -88,7 +90,7 @@ class Checker:
         letters = self._letters()
         require(letters == verdicts.letters, f"dead letters {letters}, but {verdicts.letters} happened")
         self._check_received(booked)
-        for rollup in self._config.rollups:
+        for rollup in self._rollups:
             totals, wanted = self._totals(rollup), self._oracle.totals(verdicts, rollup)
             require(totals == wanted, f"{rollup.table}: totals {totals}, but {wanted} happened")
 
@@ -120,7 +122,7 @@ class Checker:
             for name, frame in packed.tables.items():
                 event = name.removeprefix(EVENT) if name.startswith(EVENT) else ""
                 rows += [(event, offset) for offset in frame["offset"]]
-            self._covered[value] = packed.source, packed.start, packed.end, tuple(rows)
+            self._covered[value] = packed.generation, packed.source, packed.start, packed.end, tuple(rows)
         return self._covered[value]
 
     def _letters(self) -> Counter[tuple[str, str, int, str]]:
@@ -137,7 +139,7 @@ class Checker:
         for row in self._sink.latest(rollup.table).values():
             key = (row["window_ms"], row["external_customer_id"], *(row[name] for name in columns))
             require(key not in totals, f"{rollup.table}: two series for {key}")
-            totals[key] = (row["count"], *_fractions(row[name] for name in numbers))
+            totals[key] = (row["count"], *_fractions(row.get(name) for name in numbers))
         return totals
 
 

@@ -53,8 +53,8 @@ class Operation:
 class Session:
     """One worker's hold on one partition, until it ends by itself or is killed."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, generation: int) -> None:
+        self.name, self.generation = name, generation
         self.pending: list[Operation] = []
         self.stop = asyncio.Event()
         self.claim: Claim | None = None  # the latest it got
@@ -117,7 +117,7 @@ class GatedReader:
 
     @property
     def lag(self) -> int:
-        return len(self._log.read(self._topic, self._partition, self.position, 1 << 30))
+        return len(self._log.values(self._topic, self._partition)) - self.position
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[MemoryRecord]:
         found = await self._session.operation(self.what, self._read, writes=False, fault=BrokerUnavailable)

@@ -16,7 +16,7 @@ from rollup_engine.config.model import Config, EventType, Rollup
 from tests.simulation.world import RawRecord
 
 Row = tuple[str, int]  # (event or "" for refused and unmatched, raw offset)
-Covered = tuple[str, int, int, tuple[Row, ...]]  # one record of the events log: source, start, end, rows
+Covered = tuple[str, int, int, int, tuple[Row, ...]]  # one record of the events log: generation, source, start, end, rows
 
 COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
     "counted",
@@ -52,16 +52,18 @@ class Verdicts:
 
     books: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     letters: Counter[tuple[str, str, int, str]] = field(default_factory=Counter)  # event, source, offset, outcome
-    counted: list[tuple[EventType, Event]] = field(default_factory=list)
+    counted: list[tuple[EventType, Event]] = field(default_factory=list)  # with the event type as in its generation
     seen: set[tuple[str, str, int]] = field(default_factory=set)  # event, source, offset
 
 
 class Oracle:
     """Recounts one schedule's raw log."""
 
-    def __init__(self, config: Config, topic: str) -> None:
-        self._config = config
+    def __init__(self, configs: Sequence[Config], topic: str) -> None:
+        """`configs`: of generations 1, 2, …; they differ in their rollups only."""
+        self._configs, config = configs, configs[0]
         self._whose = config.events[0].event if len(config.events) == 1 else f"topic:{topic}"
+        self.first_offset = 0
         self._clock: dict[str, int] = {}
         self._watermark: dict[tuple[str, str], int] = {}
         self.wanted: dict[tuple[str, int], dict[str, Event | str]] = {}  # (source, offset) -> event type -> event
@@ -74,7 +76,7 @@ class Oracle:
         if not isinstance(body, dict):
             found[self._whose] = INVALID
         else:
-            for event in self._config.events:
+            for event in self._configs[0].events:
                 if all(body.get(match.path) == match.value for match in event.match):
                     found[event.event] = self._event(event, body, source, record.timestamp_ms, clock_ms)
             if not found:
@@ -111,18 +113,20 @@ class Oracle:
         verdicts = Verdicts()
         copies: dict[tuple[str, str], list[tuple[int, object]]] = defaultdict(list)
         for log in logs:
-            marks: dict[str, int] = defaultdict(int)
-            for source, start, end, rows in log:
+            marks: dict[str, int] = defaultdict(lambda: self.first_offset)
+            for generation, source, start, end, rows in log:
                 if start > marks[source]:
                     continue  # a hole: nothing of it counts until it is sent again
                 for name, offset in rows:
-                    self._row(name, source, offset, copies, verdicts, first=offset >= marks[source])
+                    first = offset >= marks[source]
+                    self._row(name, generation, source, offset, copies, verdicts, first=first)
                 marks[source] = max(marks[source], end)
         return verdicts
 
     def _row(
         self,
         name: str,
+        generation: int,
         source: str,
         offset: int,
         copies: dict[tuple[str, str], list[tuple[int, object]]],
@@ -137,7 +141,7 @@ class Oracle:
             return
         event = found[name]
         assert isinstance(event, Event), f"{source} offset {offset}: refused by the recount, but sent as well-formed"
-        spec = next(one for one in self._config.events if one.event == name)
+        spec = next(one for one in self._configs[generation - 1].events if one.event == name)
         known = copies[name, event.id]
         inside = [payload for at_ms, payload in known if at_ms >= event.clock_ms - spec.horizon_ms]
         if inside:
@@ -164,18 +168,23 @@ class Oracle:
                     verdicts.letters[name, source, offset, INVALID] += 1
 
     def totals(self, verdicts: Verdicts, rollup: Rollup) -> dict[tuple[object, ...], tuple[object, ...]]:
-        """(window start, customer, *groups) -> (count, *aggregates) of the counted events."""
-        groups: dict[tuple[object, ...], list[Event]] = defaultdict(list)
+        """(window start, customer, *groups) -> (count, *aggregates) of the counted events.
+
+        An event counts towards what the YAML of its generation declares.
+        """
+        groups: dict[tuple[object, ...], list[tuple[set[str], Event]]] = defaultdict(list)
         for spec, event in verdicts.counted:
-            if rollup in spec.rollups:
-                start = event.at_ms - event.at_ms % rollup.window_ms
-                key = (start, event.customer, *(event.groups[column.path] for column in rollup.group_by))
-                groups[key].append(event)
+            for declared in spec.rollups:
+                if declared.table == rollup.table:
+                    start = event.at_ms - event.at_ms % rollup.window_ms
+                    key = (start, event.customer, *(event.groups[column.path] for column in rollup.group_by))
+                    groups[key].append(({aggregate.column for aggregate in declared.aggregates}, event))
         totals: dict[tuple[object, ...], tuple[object, ...]] = {}
         for key, events in groups.items():
             values: list[object] = [len(events)]
             for aggregate in rollup.aggregates:
-                there = [Fraction(n) for event in events if (n := event.numbers[aggregate.path]) is not None]
+                numbers = [event.numbers[aggregate.path] for columns, event in events if aggregate.column in columns]
+                there = [Fraction(number) for number in numbers if number is not None]
                 if aggregate.kind == "sum":
                     values.append(sum(there, Fraction()))
                 else:

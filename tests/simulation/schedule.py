@@ -57,15 +57,17 @@ class Simulation:
         self.world: World = make(self._rng)
         self.log, self.sink = SimulatedLog(), MemorySink()
         self.clock = ManualClock(EPOCH_MS)
-        self.oracle = Oracle(self.world.config, RAW)
+        self.oracle = Oracle(self.world.configs, RAW)
+        self.oracle.first_offset = self.world.first_offset
         self.trace: list[str] = []
         self.lost = self.halted = False
-        self._produced = 0
+        self._produced, self._latest_ms = 0, EPOCH_MS
         self._sessions: dict[Key, list[Session]] = {}
         self._delayed: list[Operation] = []
         self._disks: dict[tuple[int, int], FaultyStore] = {}
         self._images: dict[tuple[int, int], list[MemoryIds]] = {}
-        self._checker = Checker(self.world.config, self.oracle, self.log, self.sink, EVENTS)
+        self._rollups = self.world.rollups()
+        self._checker = Checker(list(self._rollups.values()), self.oracle, self.log, self.sink, EVENTS)
 
     def run(self) -> str:
         """`exact`; `noticed` where the broker lost records and the engine stopped. Raises `Violation`."""
@@ -76,21 +78,19 @@ class Simulation:
             raise Violation(f"{violation}\n  repeat: python -m tests.simulation --seed {self.seed} --trace") from None
 
     async def _run(self) -> str:
-        config, schemas = self.world.config, {}
         await self.log.create(RAW, self.world.raw_partitions, {})
         await self.log.create(EVENTS, self.world.partitions, {})
-        for rollup in config.rollups:
-            schemas[rollup.table] = Schema.of(rollup)
-            await self.log.create(deltas_topic(APP, rollup.table), self.world.partitions, {})
-        incarnations = {topic: f"life of {topic}" for topic in (EVENTS, *(deltas_topic(APP, t) for t in schemas))}
-        self._topology = Topology(APP, self.world.partitions, 1, {1: config}, incarnations, schemas, _no_other_config)
-        keys: list[Key] = [("route", RAW, number) for number in range(self.world.raw_partitions)]
-        for number in range(self.world.partitions):
-            keys.append((DEDUP, EVENTS, number))
-            keys += [(ROLLUP, table, number) for table in schemas]
-        self._sessions = {key: [] for key in keys}
+        for number in range(self.world.raw_partitions):
+            for _ in range(self.world.first_offset):
+                self.log.put(RAW, number, b"before our time", EPOCH_MS)
+            await self.log.trim(RAW, number, self.world.first_offset)
+        self._sessions = {("route", RAW, number): [] for number in range(self.world.raw_partitions)}
+        self._sessions |= {(DEDUP, EVENTS, number): [] for number in range(self.world.partitions)}
+        await self._declare(1)
         try:
             for _ in range(self._rng.randint(self._steps_max // 8, self._steps_max)):
+                if self._topology.generation < len(self.world.configs) and self._rng.random() < 0.01:
+                    await self._declare(self._topology.generation + 1)
                 await self._step()
                 await self._settle()
                 self._checker.after_step()
@@ -102,6 +102,30 @@ class Simulation:
                 for session in sessions:
                     session.task.cancel()
             await asyncio.sleep(0)
+
+    async def _declare(self, generation: int) -> None:
+        """Sessions started from now on run under this generation's YAML; older ones may go on, as they can."""
+        configs = {number: config for number, config in enumerate(self.world.configs, 1) if number <= generation}
+        tables = [rollup.table for config in configs.values() for rollup in config.rollups]
+        for table in tables:
+            await self.log.create(deltas_topic(APP, table), self.world.partitions, {})
+            for number in range(self.world.partitions):
+                self._sessions.setdefault((ROLLUP, table, number), [])
+        incarnations = {topic: f"life of {topic}" for topic in (EVENTS, *(deltas_topic(APP, t) for t in tables))}
+        schemas = {
+            table: Schema.of(
+                max((r for c in configs.values() for r in c.rollups if r.table == table), key=lambda r: len(r.aggregates))
+            )
+            for table in tables
+        }
+
+        async def load(wanted: int) -> Config:
+            return self.world.configs[wanted - 1]
+
+        self._topology = Topology(
+            APP, self.world.partitions, generation, {generation: configs[generation]}, incarnations, schemas, load
+        )
+        self._note(f"generation {generation}")
 
     # ------------------------------------------------------------------------------------------------------- steps
 
@@ -118,6 +142,8 @@ class Simulation:
             self._produce(rng.randint(1, 5))
         elif chance < 0.86:
             self.clock.advance(rng.choice((10, 1_000, IDLE_MS)))
+            if rng.random() < 0.3:  # back to no earlier than what was produced: `future` is judged by the clock
+                self.clock.jump(rng.choice((3_600_000, self._latest_ms - self.clock.now_ms())))
         elif chance < 0.89:
             if len(sessions) < ZOMBIES_MAX:
                 self._start(key)
@@ -185,13 +211,14 @@ class Simulation:
             self.clock.advance(max(0, record.timestamp_ms - self.clock.now_ms()))
             offset = self.log.put(RAW, record.partition, record.value, record.timestamp_ms)
             self.oracle.produced(source_name(RAW, record.partition), offset, record)
+            self._latest_ms = max(self._latest_ms, record.timestamp_ms)
             at_ms = record.timestamp_ms - EPOCH_MS
             self._note(f"produced {RAW}/{record.partition} offset {offset} at {at_ms}: {record.value!r}")
         self._produced = min(self._produced + count, len(self.world.records))
 
     def _start(self, key: Key) -> None:
         stage, topic, number = key
-        session = Session(f"{stage} {topic}/{number} #{len(self.trace)}")
+        session = Session(f"{stage} {topic}/{number} #{len(self.trace)}", self._topology.generation)
         log, sink = GatedLog(session, self.log), GatedSink(session, self.sink)
         made: StagePartition
         if stage == DEDUP:
@@ -268,11 +295,13 @@ class Simulation:
     def _ended(self, session: Session) -> None:
         error = None if session.task.cancelled() else session.task.exception()
         self._note(f"{session.name} ended: {error!r}")
-        if isinstance(error, PartitionHalted) and self._superseded(session):
-            return  # it read on where another had moved the log's start; it could not have written
-        if isinstance(error, PartitionHalted) and self.lost:
-            self.halted = True
-        elif error is not None and not isinstance(
+        if isinstance(error, PartitionHalted):
+            if self.lost:
+                self.halted = True
+                return
+            if self._superseded(session) or session.generation < self._topology.generation:
+                return  # it read on where another had moved the log's start, or what a newer YAML declares
+        if error is not None and not isinstance(
             error, (BrokerUnavailable, DatabaseUnavailable, ClaimLost, StoreFault)
         ):
             raise Violation(f"{session.name} ended with {error!r}") from error
@@ -284,22 +313,25 @@ class Simulation:
     async def _drain(self) -> str:
         """No more faults; what is under way arrives, old sessions end or stay, and all is worked off."""
         rng = self._rng
+        while self._topology.generation < len(self.world.configs):
+            await self._declare(self._topology.generation + 1)
         self._note("the faults end")
         self._produce(len(self.world.records))
         for store in self._disks.values():
             store.faults = False
         for sessions in self._sessions.values():
             for session in list(sessions):
-                if rng.random() < 0.6:
+                if session.generation < self._topology.generation or rng.random() < 0.6:
                     self._kill(session)
         await self._settle()
         quiet, before = 0, -1
-        rest = 3 + (HOLE_MS_MAX // IDLE_MS + 2) * self.lost  # rounds: so long it takes to tell a hole that stays open
+        # Rounds: an undeclared rollup is emitted every 30 s, and a hole that stays open is told after HOLE_MS_MAX.
+        rest = 3 + 6 * (len(self.world.configs) > 1) + (HOLE_MS_MAX // IDLE_MS + 2) * self.lost
         for _ in range(400):
             if self._delayed and rng.random() < 0.5:
                 self._deliver_late()
             for key, sessions in self._sessions.items():
-                if not sessions or (len(sessions) < ZOMBIES_MAX and rng.random() < 0.02):
+                if not sessions or (len(sessions) < ZOMBIES_MAX and rng.random() < 0.02 and not quiet):
                     self._start(key)
                     await self._settle()
                 for session in list(sessions):
@@ -327,10 +359,6 @@ class Simulation:
             await self._settle()
             if waits:
                 break
-
-
-async def _no_other_config(generation: int) -> Config:
-    raise AssertionError(f"there is no generation {generation}")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ duplicate, late, future and conflicting event meets every kind of fault within a
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
 
@@ -33,23 +33,34 @@ class World:
 
     raw_partitions: int
     partitions: int
-    config: Config
+    configs: list[Config]  # of generation 1, and of generation 2 where the YAML changes on the way
     records: list[RawRecord]
+    first_offset: int  # of every raw partition: what was there before is gone
     record_bytes_max: int
     lossy: bool  # the broker may lose acknowledged records
-    trace: list[str] = field(default_factory=list)
+
+    def rollups(self) -> dict[str, Rollup]:
+        """By table, with every aggregate ever declared."""
+        found: dict[str, Rollup] = {}
+        for config in self.configs:
+            for rollup in config.rollups:
+                before = found.get(rollup.table, rollup)
+                found[rollup.table] = max(before, rollup, key=lambda one: len(one.aggregates))
+        return found
 
 
 def make(rng: Random) -> World:
     """The world of a seed."""
     focus = rng.random() < 0.4  # on expiry: few ids, many copies
     config = _config(rng, focus)
+    configs = [config] if rng.random() < 0.7 else [config, _changed(rng, config)]
     raw_partitions = rng.randint(1, 3)
     return World(
         raw_partitions=raw_partitions,
         partitions=rng.randint(1, 2) if focus else rng.randint(1, 3),
-        config=config,
+        configs=configs,
         records=_records(rng, config, raw_partitions, focus),
+        first_offset=rng.choice((0, 0, 7)),
         record_bytes_max=rng.choice((2_500, 900_000, 900_000)),
         lossy=rng.random() < 0.15,
     )
@@ -76,6 +87,11 @@ def _config(rng: Random, focus: bool) -> Config:
         for name in names
     )
     return Config(events=events)
+
+
+def _changed(rng: Random, config: Config) -> Config:
+    """Another YAML over the same paths: aggregates and rollups come and go."""
+    return Config(events=tuple(e.model_copy(update={"rollups": _rollups(rng, e.event)}) for e in config.events))
 
 
 def _rollups(rng: Random, event: str) -> tuple[Rollup, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.config.model import EventType
@@ -191,7 +191,6 @@ def route(events: Sequence[EventType], batches: Sequence[Sequence[MemoryRecord]]
 setups = st.sampled_from(sorted(SETUPS)).map(SETUPS.__getitem__)
 
 
-@settings(max_examples=300)
 @given(setups, partitions())
 def test_the_router_is_route_by_the_book(events: list[EventType], records: list[MemoryRecord]) -> None:
     naive = NaiveRouter("raw", events, PARTITIONS, NOW_MS)

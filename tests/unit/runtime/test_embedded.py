@@ -62,7 +62,15 @@ def output_of(process: "subprocess.Popen[str]") -> str:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    """A killed process has lost its command line a moment before it is a zombie: wait for the end."""
+
+    def ended() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return processes.wait_until(ended, 5)
 
 
 async def fetch(database: Database, query: str) -> object:
