@@ -17,11 +17,11 @@ import shutil
 import statistics
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -31,6 +31,7 @@ from rich.table import Table
 from rollup_engine.config.loader import load
 from rollup_engine.config.settings import Settings
 from rollup_engine.runtime import up
+from rollup_engine.runtime.addresses import Addresses
 from rollup_engine.runtime.kafka import KafkaLog, connection_options, consumer_options
 from rollup_engine.runtime.postgres import at_ms
 from rollup_engine.runtime.produce import produce
@@ -63,10 +64,16 @@ def generate(events: int, seed: int) -> tuple[list[tuple[int, bytes]], Totals]:
     records: list[tuple[int, bytes]] = []
     for number in range(events):
         if records and rng.random() < 0.02:
-            records.append((number % PARTITIONS, records[rng.randrange(max(0, len(records) - 50_000), len(records))][1]))
+            records.append(
+                (number % PARTITIONS, records[rng.randrange(max(0, len(records) - 50_000), len(records))][1])
+            )
             continue
         at = FIRST_MS + number * SPAN_MS // events
-        customer, speed, size = f"customer-{rng.randrange(1000):04}", rng.choice(("fast", "slow", "free")), rng.randrange(10_000)
+        customer, speed, size = (
+            f"customer-{rng.randrange(1000):04}",
+            rng.choice(("fast", "slow", "free")),
+            rng.randrange(10_000),
+        )
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at // 1000)) + f".{at % 1000:03}Z"
         event = (
             f'{{"id":"{uuid.UUID(int=rng.getrandbits(128))}","customer":"{customer}","at":"{text}",'
@@ -96,25 +103,38 @@ async def drain(settings: Settings, kafka: str, events: int) -> float:
             await consumer.stop()
 
 
-async def engine(settings: Settings, addresses: Any, events: int) -> float:
-    """Seconds from all partitions open to all totals in Postgres."""
+def footprint(page: str) -> tuple[float, float]:
+    """(CPU seconds, resident MB) of a role so far, by its own metrics page."""
+    with urllib.request.urlopen(f"{page}/metrics", timeout=5) as answer:  # noqa: S310 - a loopback page of ours
+        lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#"))
+    return float(lines["process_cpu_seconds_total"]), float(lines["process_resident_memory_bytes"]) / 1e6
+
+
+async def engine(settings: Settings, addresses: Addresses, events: int) -> dict[str, float]:
+    """Seconds from all partitions open to all totals in Postgres; CPU seconds and memory of the roles."""
     config = load(settings.config_dir)
     async with up.engine(settings, config, str(settings.config_dir), addresses, drain=True) as (children, pool, kafka):
-        while not await children.working():
-            await asyncio.sleep(0.05)
+        await children.ready()
         started = time.perf_counter()
+        before = {role: footprint(page) for role, page in children.pages.items()}
         status = await collect(pool, settings.app_id, None)
         while status.received < events:
             children.watch()
             await asyncio.sleep(0.2)
             status = await collect(pool, settings.app_id, None)
-    return time.perf_counter() - started
+        used = {role: footprint(page) for role, page in children.pages.items()}
+    figures = {"seconds": time.perf_counter() - started}
+    for role, (cpu, resident) in used.items():
+        figures |= {f"{role}_cpu_us_per_event": (cpu - before[role][0]) * 1e6 / events, f"{role}_mb": resident}
+    return figures
 
 
 async def check(database: str, expected: Totals, events: int) -> None:
     """Raises where any total, or the books, differ from the recount."""
     connection = await asyncpg.connect(database)
-    rows = await connection.fetch('SELECT "timestamp", external_customer_id, speed, count, sum_bytes FROM rollups.usage')
+    rows = await connection.fetch(
+        'SELECT "timestamp", external_customer_id, speed, count, sum_bytes FROM rollups.usage'
+    )
     books = await connection.fetchrow("SELECT sum(counted), sum(duplicate), sum(records) FROM rollup_engine.books")
     await connection.close()
     found = {(at_ms(row[0]), row[1], row[2]): (row[3], int(row[4])) for row in rows}
@@ -146,7 +166,8 @@ def run(events: int, seed: int) -> dict[str, float]:
             plain = asyncio.run(drain(settings, addresses.kafka, events))
             whole = asyncio.run(engine(settings, addresses, events))
             asyncio.run(check(addresses.database, expected, events))
-        return {"drain": events / plain, "engine": events / whole, "ratio": plain / whole, "seconds": whole}
+        seconds = whole["seconds"]
+        return {"drain": events / plain, "engine": events / seconds, "ratio": plain / seconds, **whole}
     finally:
         shutil.rmtree(state_dir, ignore_errors=True)
 
@@ -166,14 +187,21 @@ def main() -> None:
         results.append(run(arguments.events, number))
         console.print(f"run {number + 1}: {_line(results[-1])}")
     medians = {name: statistics.median(result[name] for result in results) for name in results[0]}
-    shown = Table(title=f"{arguments.events:,} events, medians of {arguments.runs}; totals equal to the recount in every run")
+    shown = Table(
+        title=f"{arguments.events:,} events, medians of {arguments.runs}; totals equal to the recount in every run"
+    )
     for name in ("", "events/s", "ratio to the drain"):
         shown.add_column(name, justify="right" if name else "left")
     shown.add_row("plain aiokafka drain", f"{medians['drain']:,.0f}", "1.00")
     shown.add_row("rollup-engine, end to end", f"{medians['engine']:,.0f}", f"{medians['ratio']:.2f}")
     console.print(shown)
+    for role in up.ROLES:
+        cpu, resident = medians[f"{role}_cpu_us_per_event"], medians[f"{role}_mb"]
+        console.print(f"{role}: {cpu:.1f} µs of CPU an event, {resident:,.0f} MB resident at the end")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"events": arguments.events, "medians": medians, "runs": results}, indent=2))
+        arguments.json.write_text(
+            json.dumps({"events": arguments.events, "medians": medians, "runs": results}, indent=2)
+        )
 
 
 def _line(result: dict[str, float]) -> str:

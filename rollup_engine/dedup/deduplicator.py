@@ -171,6 +171,4 @@ class _Ledger:
             counter["records"] += records
 
     def entries(self) -> tuple[Books, ...]:
-        return tuple(
-            Books(event, source, **counter) for (event, source), counter in sorted(self._counts.items())
-        )
+        return tuple(Books(event, source, **counter) for (event, source), counter in sorted(self._counts.items()))

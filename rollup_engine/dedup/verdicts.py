@@ -103,9 +103,7 @@ def judge_frame(frame: pl.DataFrame, keys: list[bytes], found: list[bytes | None
         if before is None:
             value = found[row]
             before = decode(value) if value is not None else ()
-        verdict, runs[key] = judge(
-            before, payloads[row], times[row], horizon_ms, future=futures[row], late=lates[row]
-        )
+        verdict, runs[key] = judge(before, payloads[row], times[row], horizon_ms, future=futures[row], late=lates[row])
         changed.append(verdict)
     puts.update((key, encode(after)) for key, after in runs.items() if after)
     return Judged(verdicts.scatter(rows, changed) if rows else verdicts, puts)

@@ -29,7 +29,9 @@ def build(totals: pl.DataFrame, schema: Schema, revision: int) -> pl.DataFrame:
     frame = totals.select(columns)
     series = [_number(totals, kind, name) for kind, name in schema.aggregates]
     frame = frame.with_columns(*series, pl.lit(revision, dtype=pl.Int64).alias("revision"))
-    return frame.with_columns(keys.idempotency_key(schema.table).alias("idempotency_key")).sort("window_ms", "tuple_key")
+    return frame.with_columns(keys.idempotency_key(schema.table).alias("idempotency_key")).sort(
+        "window_ms", "tuple_key"
+    )
 
 
 def _text(name: str, totals: pl.DataFrame) -> pl.Expr:
@@ -69,12 +71,11 @@ def parse(rows: pl.DataFrame, schema: Schema) -> pl.DataFrame:
 def _parts(texts: pl.Series, kind: str, name: str) -> list[pl.Series]:
     if not texts.str.contains(r"\.|\d{37}").any():
         return [texts.cast(pl.Int128).alias(f"{name}.lo")]
-    split = [(None, None, None) if text is None else numbers.from_decimal(Decimal(text)) for text in texts]
+    hi, lo, frac = zip(
+        *((None,) * 3 if text is None else numbers.from_decimal(Decimal(text)) for text in texts), strict=True
+    )
+    parts = {"hi": hi, "lo": lo, "frac": frac}
     if kind != "sum":  # a min or max keeps its whole part in one column
-        split = [
-            (0, None if lo is None or hi is None else hi * numbers.BASE + lo, frac) for hi, lo, frac in split
-        ]
-    series = [
-        pl.Series(f"{name}.{part}", [one[i] for one in split], dtype=pl.Int128) for i, part in enumerate(numbers.PARTS)
-    ]
-    return series if kind == "sum" else series[1:]
+        whole = [None if low is None else high * numbers.BASE + low for high, low in zip(hi, lo, strict=True)]
+        parts = {"lo": whole, "frac": frac}
+    return [pl.Series(f"{name}.{part}", values, dtype=pl.Int128) for part, values in parts.items()]

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any
 
 import asyncpg
-from billable_metrics.execute import run as run_metric
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -26,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from billable_metrics.catalog import catalog_from_config
+from billable_metrics.execute import run as run_metric
 from billable_metrics.rewriter import rewrite
 from rollup_engine.config.loader import load
 from rollup_engine.config.model import Config
@@ -91,9 +91,7 @@ async def _demo(settings: Settings, addresses: Addresses, example: Path) -> bool
     running = up.engine(settings, config, str(settings.config_dir), addresses, drain=True)
     async with running as (children, pool, kafka):
         with console.status("starting route and work"):
-            while not await children.working():
-                children.watch()
-                await asyncio.sleep(0.1)
+            await children.ready()
         progress = Progress(
             SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), console=console
         )

@@ -106,9 +106,8 @@ def run_query(
     explain: bool,
     form: str,
 ) -> None:
-    from billable_metrics.execute import run
-
     from billable_metrics.catalog import catalog_from_config
+    from billable_metrics.execute import run
     from billable_metrics.rewriter import rewrite
     from rollup_engine.runtime.active import active_config
 

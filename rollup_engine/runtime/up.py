@@ -133,6 +133,12 @@ class Children:
         answers = [await asyncio.to_thread(_partitions, page) for page in self.pages.values()]
         return all(answers)
 
+    async def ready(self) -> None:
+        """Wait until every role is at work."""
+        while not await self.working():
+            self.watch()
+            await asyncio.sleep(0.05)
+
     @property
     def failed(self) -> bool:
         return any(child.process.returncode not in (0, None) for child in self._children)

@@ -12,7 +12,8 @@ from pathlib import Path
 import faust
 import structlog
 from aiokafka import TopicPartition
-from faust.web import Request, Response, Web
+from faust.app.base import BootStrategy
+from faust.web import Request, Response, View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from rollup_engine.clock import SystemClock
@@ -34,13 +35,13 @@ from rollup_engine.windows.stage import RollupPartition
 log = structlog.get_logger(__name__)
 
 
-class _Boot(faust.App.BootStrategy):  # type: ignore[misc]
+class _Boot(BootStrategy):
     """Faust's own consumers and producers stay off."""
 
     enable_kafka = False
 
 
-class _App(faust.App):  # type: ignore[misc]
+class _App(faust.App):
     BootStrategy = _Boot
 
 
@@ -128,8 +129,8 @@ def _services(
 
 
 def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> None:
-    @app.page("/health")  # type: ignore[untyped-decorator]
-    async def health(web: Web, request: Request) -> Response:
+    @app.page("/health")
+    async def health(web: View, request: Request) -> Response:
         """200 while every partition makes progress; 503 with cause and remedy for those that halted."""
         halted = [
             {
@@ -145,7 +146,7 @@ def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> N
         answer = {"role": role, "healthy": not halted, "partitions": partitions, "halted": halted}
         return web.json(answer, status=503 if halted else 200)
 
-    @app.page("/metrics")  # type: ignore[untyped-decorator]
-    async def metrics(web: Web, request: Request) -> Response:
+    @app.page("/metrics")
+    async def metrics(web: View, request: Request) -> Response:
         """Prometheus' text format."""
         return web.bytes(generate_latest(), content_type=CONTENT_TYPE_LATEST.split(";")[0])

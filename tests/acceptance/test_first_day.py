@@ -21,7 +21,7 @@ METRIC = "SELECT SUM(aggregated_count) FROM AGGREGATED_EVENTS('file_download') W
 
 
 @pytest.fixture(scope="module")
-def orb(self) -> Iterator[Engine]:
+def orb() -> Iterator[Engine]:
     directory = Path(tempfile.mkdtemp(prefix="rollup-engine-orb-"))
     directory.chmod(0o755)
     engine = Engine(directory, ORB / "rollups")
@@ -41,7 +41,7 @@ def orb(self) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def lines(self) -> list[str]:
+def lines() -> list[str]:
     return (ORB / "events.ndjson").read_text().splitlines()
 
 
@@ -73,10 +73,8 @@ class TestOrb:
 
     def test_the_books_balance(self, orb: Engine) -> None:
         status = orb.status()
-        assert status == {
-            **{"received": 210, "counted": 200, "duplicate": 10, "conflicting": 0, "late": 0, "invalid": 0},
-            **{"unmatched": 0, "routed": 210, "lag": 0, "watermark": "2022-08-14T15:38:49.795Z"},
-        }
+        outcomes = {"counted": 200, "duplicate": 10, "conflicting": 0, "late": 0, "invalid": 0, "unmatched": 0}
+        assert status == outcomes | {"received": 210, "routed": 210, "lag": 0, "watermark": "2022-08-14T15:38:49.795Z"}
 
     def test_status_as_a_table(self, orb: Engine) -> None:
         shown = orb.ok("status")
