@@ -5,7 +5,7 @@
 N events (170-byte JSON, 2 % duplicates, 4 raw partitions, 1,000 customers x 3 speeds, 2 hours of event time) lie on the
 raw topic. The drain is one process that only fetches them. The engine runs `route` and `work` as processes, with
 deduplication, durable hand-overs and the fenced transaction; its clock runs from all partitions being open until the
-clean stop, when every total is in Postgres. A run counts only if all totals and the books equal the generator's recount.
+clean stop, when every total is in Postgres. A run counts only if totals and books equal the generator's recount.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def footprint(page: str) -> tuple[float, float]:
 async def engine(settings: Settings, addresses: Addresses, events: int) -> dict[str, float]:
     """Seconds from all partitions open to all totals in Postgres; CPU seconds and memory of the roles."""
     config = load(settings.config_dir)
-    async with up.engine(settings, config, str(settings.config_dir), addresses, drain=True) as (children, pool, kafka):
+    async with up.engine(settings, config, str(settings.config_dir), addresses, drain=True) as (children, pool, _):
         await children.ready()
         started = time.perf_counter()
         before = {role: footprint(page) for role, page in children.pages.items()}

@@ -62,7 +62,6 @@ def _settings(timeout_s: float) -> dict[str, str]:
     timeout_ms = str(max(1, round(timeout_s * 1000)))
     return {
         "application_name": APPLICATION_NAME,
-        "default_transaction_read_only": "on",
         "statement_timeout": timeout_ms,
         "lock_timeout": timeout_ms,
         "idle_in_transaction_session_timeout": timeout_ms,

@@ -96,10 +96,12 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _role(role: str, config: Path | None, drain: bool) -> None:
-    from rollup_engine.runtime import worker
+def _role(role: str, config: Path | None, drain: bool, parent: int | None) -> None:
+    from rollup_engine.runtime import processes, worker
     from rollup_engine.runtime.addresses import running
 
+    if parent is not None:
+        processes.end_with_parent(parent)
     settings = _settings()
     _log(settings)
     loaded, _ = _config(settings, config)
@@ -108,19 +110,20 @@ def _role(role: str, config: Path | None, drain: bool) -> None:
     asyncio.run(worker.run(role, settings, loaded, addresses.kafka, addresses.database, web_port=port, drain=drain))
 
 
+Parent = Annotated[int | None, typer.Option("--parent", hidden=True, help="End when this process does.")]
 Drain = Annotated[bool, typer.Option("--drain", help="On a stop, first work off what the input topics hold.")]
 
 
 @app.command()
-def route(config: ConfigDir = None, drain: Drain = False) -> None:
+def route(config: ConfigDir = None, drain: Drain = False, parent: Parent = None) -> None:
     """One route process: raw topics to the events topic. As many as wanted."""
-    _role("route", config, drain)
+    _role("route", config, drain, parent)
 
 
 @app.command()
-def work(config: ConfigDir = None, drain: Drain = False) -> None:
+def work(config: ConfigDir = None, drain: Drain = False, parent: Parent = None) -> None:
     """One work process: dedup and rollup, into Postgres. As many as wanted."""
-    _role("work", config, drain)
+    _role("work", config, drain, parent)
 
 
 @app.command()

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     kafka_ssl_certfile: FilePath | None = Field(default=None, description="the path of a PEM file that exists")
     kafka_ssl_keyfile: FilePath | None = Field(default=None, description="the path of a PEM file that exists")
 
+    web_host: str = Field(default="127.0.0.1", min_length=1, description="an address to listen on, such as 0.0.0.0")
     web_port: int | None = Field(default=None, ge=1, le=65_535, description="a port, 1 to 65535")
     log_level: Annotated[Level, BeforeValidator(_upper)] = Field(
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"

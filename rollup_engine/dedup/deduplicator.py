@@ -17,7 +17,6 @@ from rollup_engine.dedup import letters
 from rollup_engine.dedup.verdicts import (
     CONFLICTING,
     COUNTED,
-    DUPLICATE,
     FUTURE,
     INVALID,
     LATE,
@@ -156,8 +155,6 @@ def _deltas(event: EventType, counted: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 class _Ledger:
     """Counts verdicts per event type and source."""
-
-    _KINDS = {COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED}
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Counter[str]] = {}

@@ -140,7 +140,7 @@ def _open(directory: Path) -> tuple[Rdict, Path]:
         path.mkdir(parents=True, exist_ok=True)
         try:
             return Rdict(str(path), _options(), access_type=AccessType.read_write()), path
-        except Exception as error:  # rocksdict raises plain Exception for every fault
+        except Exception as error:  # noqa: BLE001 - rocksdict raises plain Exception for every fault
             refused = str(error)
             if "lock" in refused.lower():
                 continue  # another process holds this slot

@@ -4,6 +4,7 @@ Decimals travel as text, so that no float and no binary scale comes in between. 
 series: generation·2^40 + the last deltas offset read; the idempotency key is a hash of table, window, tuple, revision.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import polars as pl
@@ -74,7 +75,7 @@ def _parts(texts: pl.Series, kind: str, name: str) -> list[pl.Series]:
     hi, lo, frac = zip(
         *((None,) * 3 if text is None else numbers.from_decimal(Decimal(text)) for text in texts), strict=True
     )
-    parts = {"hi": hi, "lo": lo, "frac": frac}
+    parts: dict[str, Sequence[int | None]] = {"hi": hi, "lo": lo, "frac": frac}
     if kind != "sum":  # a min or max keeps its whole part in one column
         whole = [None if low is None else high * numbers.BASE + low for high, low in zip(hi, lo, strict=True)]
         parts = {"lo": whole, "frac": frac}

@@ -1,4 +1,4 @@
-"""Where Kafka and Postgres are for a command: the settings, or what a running `up` with the same state directory uses."""
+"""Where Kafka and Postgres are for a command: the settings, or what a running `up` of the state directory uses."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager

@@ -6,11 +6,13 @@ what the programs are.
 """
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -179,3 +181,11 @@ class Share:
         finally:
             os.close(descriptor)
         return True
+
+
+def end_with_parent(parent: int) -> None:
+    """Linux: SIGTERM for this process when `parent`, which started it, is gone, however it ended. Nothing elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was gone before that
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -214,7 +214,7 @@ class Registry:
             if task.done():
                 task.result()
                 raise ConfigError(
-                    f"App id {self._app_id!r} runs with a newer YAML now, which took over while this process was held up"
+                    f"App id {self._app_id!r} runs with a newer YAML now, which took over while this process hung"
                     f" for more than {LEASE_SECONDS} s. Start this one again with that YAML."
                 )
         finally:

@@ -30,7 +30,7 @@ def template(name: str, **names: str) -> str:
 
 
 def fill(text: str, **names: str) -> str:
-    """Puts `names` for `{name}` in SQL. Identifiers must be plain; `columns`, `start` and `end` are built by callers."""
+    """Puts `names` for `{name}` in SQL. Identifiers must be plain; `columns`, `start`, `end` are built by callers."""
     for key, value in names.items():
         if key not in ("columns", "start", "end") and not _NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no plain SQL name")

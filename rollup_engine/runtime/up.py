@@ -5,7 +5,6 @@ when it ends, so a clean stop first works off everything to Postgres.
 """
 
 import asyncio
-import ctypes
 import json
 import os
 import re
@@ -87,11 +86,11 @@ class Children:
             "ROLLUP_WEB_PORT": str(port),
         }
         command = [sys.executable, "-m", "rollup_engine", role, "--config", self._config_dir]
+        command += ["--parent", str(os.getpid())]
         process = subprocess.Popen(
             command + (["--drain"] if self._drain else []),
             env=environment,
             start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
-            preexec_fn=_die_with_parent,
         )
         return _Child(role, process, port)
 
@@ -150,16 +149,10 @@ class Children:
 
 def _partitions(page: str) -> int:
     try:
-        with urllib.request.urlopen(f"{page}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{page}/health", timeout=2) as answer:  # noqa: S310 - a loopback page of ours
             return int(json.load(answer)["partitions"])
     except (OSError, ValueError):  # not up yet, or halted
         return 0
-
-
-def _die_with_parent() -> None:
-    """Linux: SIGTERM to the child when its parent is gone, however it ended. Elsewhere the child is left running."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @asynccontextmanager
@@ -199,9 +192,8 @@ async def up(
     drain = exit_when_idle is not None
     async with engine(settings, config, config_dir, addresses, drain=drain) as (children, pool, kafka):
         say(f"Kafka     {addresses.kafka}")
-        say(
-            f"Postgres  {addresses.database if settings.database_url is None else _without_password(addresses.database)}"
-        )
+        embedded_database = settings.database_url is None
+        say(f"Postgres  {addresses.database if embedded_database else _without_password(addresses.database)}")
         for role, page in children.pages.items():
             say(f"{role:<9} {page}/health  {page}/metrics")
         say("Running. Stop with Ctrl-C.")

@@ -73,7 +73,7 @@ async def _serve(
     app = _App(
         f"{settings.app_id}-{role}",
         broker="kafka://unused",
-        web_bind="127.0.0.1" if settings.kafka_bootstrap_servers is None else "0.0.0.0",
+        web_bind=settings.web_host,
         web_port=web_port,
         datadir=str(settings.state_dir / "faust" / role),
         loghandlers=[],

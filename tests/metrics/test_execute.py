@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from billable_metrics import execute
 from billable_metrics.execute import APPLICATION_NAME, Result, exact, run
 from billable_metrics.rewriter import Rewritten, rewrite
 from rollup_engine.errors import DatabaseUnavailable, MetricError
@@ -124,16 +125,23 @@ def test_the_server_stops_a_long_metric(fixed: Database) -> None:
     assert running(fixed) == 0
 
 
-def test_the_client_stops_a_metric_that_unset_the_servers_limit(fixed: Database) -> None:
-    unset = "SELECT pg_sleep(30) FROM (SELECT set_config('statement_timeout', '0', false)) AS x"
+def test_the_client_stops_what_the_server_does_not(fixed: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "_settings", lambda _: {"application_name": APPLICATION_NAME})
     started = time.monotonic()
     with pytest.raises(MetricError, match=r"took longer than 0\.3 s"):
-        run_as_is(fixed, unset, timeout_s=0.3)
+        run_as_is(fixed, "SELECT pg_sleep(30)", timeout_s=0.3)
     assert time.monotonic() - started < 5
     deadline = time.monotonic() + 5
     while running(fixed) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert running(fixed) == 0
+
+
+def test_the_session_is_set_up_for_metrics(fixed: Database) -> None:
+    names = ("statement_timeout", "lock_timeout", "transaction_read_only", "search_path", "standard_conforming_strings")
+    asked = ", ".join(f"current_setting('{name}')" for name in names)
+    result = run_as_is(fixed, f"SELECT {asked}", timeout_s=7)
+    assert result.rows == [("7s", "7s", "on", "pg_catalog", "on")]
 
 
 def test_an_exponential_join_is_stopped(fixed: Database) -> None:

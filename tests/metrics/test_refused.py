@@ -206,6 +206,8 @@ ATTACKS = {
             "regclass 'pg_shadow'",
             "TRY_CAST('x' AS int)",
             "'x'::varchar(download_speed)",
+            "1::numeric(1.5)",
+            "1::numeric('2')",
         )
     ],
     "columns": [
@@ -299,6 +301,19 @@ ATTACKS = {
             "INTERVAL download_speed",
             "INTERVAL '1 day 2'",
         )
+    ],
+    "structure": [
+        f"SELECT FROM {T} WHERE timestamp IS NULL",
+        f"SELECT CEIL() FROM {T}",
+        f"SELECT * FROM SELECT * FROM {T}",
+        f"SELECT (1 + SELECT COUNT(*) FROM {T})",
+        f"('file_download') UNION ALL SELECT 1 FROM {T}",
+        f"SELECT 1 FROM {T} UNION ALL ('x')",
+        f"WITH x AS (1) SELECT 1 FROM {T}",
+        f"SELECT 1 JOIN {T} USING (timestamp)",
+        f"SELECT (FROM {T} AS) JOIN {T} AS b USING (timestamp)",
+        f"SELECT 1 FROM ('x') AS d, {T}",
+        f"SELECT COUNT(*) FROM {T} WHERE timestamp IN SELECT timestamp FROM {T}",
     ],
     "clauses": [
         f"SELECT COUNT(*) FROM {T} GROUP BY CUBE (timestamp, external_customer_id)",
