@@ -22,6 +22,9 @@ CLOSE_TIMEOUT_S: Final = 2.0
 GRACE_S: Final = 1.0
 """How much longer than the server's own timeout the client waits, so that usually the server answers first."""
 
+_LOST: Final = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+"""The connection is gone: broken, or ended by the server's administrator."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -41,21 +44,29 @@ async def run(database_url: str, rewritten: Rewritten, *, timeout_s: float = 30,
         connection = await asyncpg.connect(
             database_url, timeout=timeout_s, server_settings=_settings(timeout_s), statement_cache_size=0
         )
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        where = database_url.rsplit("@", 1)[-1]  # never the password
-        raise DatabaseUnavailable(
-            f"Postgres at {where} does not answer: {error}. Check that it runs, and ROLLUP_DATABASE_URL."
-        ) from error
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise _unavailable(database_url, error) from error
     try:
         return await asyncio.wait_for(_fetch(connection, rewritten, row_limit), timeout_s + GRACE_S)
     except (TimeoutError, asyncpg.QueryCanceledError) as error:
         raise MetricError(f"the metric took longer than {timeout_s:g} s; ask for a shorter period") from error
+    except (OSError, *_LOST) as error:
+        raise _unavailable(database_url, error) from error
     except asyncpg.PostgresError as error:
         raise MetricError(_reason(error)) from error
     except asyncpg.InterfaceError as error:
+        if connection.is_closed():
+            raise _unavailable(database_url, error) from error
         raise MetricError(f"Postgres did not take the metric's parameters: {error}") from error
     finally:
         await _close(connection)
+
+
+def _unavailable(database_url: str, error: Exception) -> DatabaseUnavailable:
+    where = database_url.rsplit("@", 1)[-1]  # never the password
+    return DatabaseUnavailable(
+        f"Postgres at {where} does not answer: {error}. Check that it runs, and ROLLUP_DATABASE_URL."
+    )
 
 
 def _settings(timeout_s: float) -> dict[str, str]:
@@ -88,7 +99,7 @@ async def _fetch(connection: asyncpg.Connection, rewritten: Rewritten, row_limit
 async def _close(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=CLOSE_TIMEOUT_S)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection.terminate()  # the answer, or its error, is already known; only the goodbye failed
 
 

@@ -10,6 +10,7 @@ This module never reads a clock and never drops a row that is not below the mark
 import asyncio
 import io
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,8 @@ VERSION = 1
 RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
 HOLE_MS_MAX = 60_000
 WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory
-_PREFIX = struct.Struct(">BI")
+_PREFIX = struct.Struct(">BI")  # version, CRC-32 of all that follows: Arrow's reader trusts what it is given
+_LENGTH = struct.Struct(">I")  # of the header
 
 
 class _Header(msgspec.Struct, array_like=True):
@@ -45,7 +47,7 @@ class Packed:
     source: str
     start: int
     end: int
-    clock_ms: int  # running maximum of the raw records' time at `end`; a maximum survives repeats and cuts
+    clock_ms: int  # running maximum of the raw records' time up to `end`, 0: not told; survives repeats and cuts
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
     @property
@@ -74,7 +76,8 @@ def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
             names,
         )
     )
-    value = b"".join((_PREFIX.pack(VERSION, len(header)), header, *bodies))
+    content = b"".join((_LENGTH.pack(len(header)), header, *bodies))
+    value = _PREFIX.pack(VERSION, zlib.crc32(content)) + content
     if len(value) <= bytes_max:
         return [value]
     middle = _middle(packed)
@@ -88,18 +91,20 @@ def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
 
 
 def _middle(packed: Packed) -> int | None:
-    offsets = pl.concat([f["offset"] for f in packed.tables.values() if f.height]).unique().sort()
+    columns = [frame["offset"] for frame in packed.tables.values() if frame.height]
+    offsets = pl.concat(columns or [pl.Series(dtype=pl.Int64)]).unique().sort()
     return int(offsets[offsets.len() // 2]) if offsets.len() > 1 else None
 
 
 def unpack(value: bytes) -> Packed:
     """The inverse of `pack`. Raises `PartitionHalted` for bytes that no sender of this version wrote."""
     try:
-        version, length = _PREFIX.unpack_from(value)
-        if version != VERSION:
+        version, checksum = _PREFIX.unpack_from(value)
+        if version != VERSION or checksum != zlib.crc32(memoryview(value)[_PREFIX.size :]):
             raise _foreign(value)
-        body = _PREFIX.size + length
-        header = msgspec.msgpack.decode(value[_PREFIX.size : body], type=_Header)
+        start = _PREFIX.size + _LENGTH.size
+        body = start + _LENGTH.unpack_from(value, _PREFIX.size)[0]
+        header = msgspec.msgpack.decode(value[start:body], type=_Header)
         tables = {}
         for name, size in header.tables:
             tables[name] = pl.read_ipc_stream(io.BytesIO(value[body : body + size]))

@@ -58,9 +58,12 @@ class Topology:
                 f" ({packed.incarnation}; this one is {expected}): it was deleted and made again, or restored",
                 remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
             )
-        if packed.generation > self.generation:
+        self.check_generation(packed.generation)
+
+    def check_generation(self, met: int) -> None:
+        """Raises `PartitionHalted` where a newer YAML than this process's has been at work."""
+        if met > self.generation:
             raise PartitionHalted(
-                cause=f"internal topic {topic} holds records of a newer YAML (generation {packed.generation}) than"
-                f" this worker's ({self.generation})",
+                cause=f"this worker runs generation {self.generation} of the YAML, and generation {met} is active",
                 remedy="Restart this worker with the YAML that is active now.",
             )

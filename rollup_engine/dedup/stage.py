@@ -61,6 +61,7 @@ class DedupPartition:
         self._claim = await self._sink.claim(DEDUP, self.source, 0)
         start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         self._state = msgspec.convert(self._claim.position.state, DedupState)
+        self._topology.check_generation(self._state.generation)
         self._marks = Marks(self._state.marks)
         self._covered = self._claim.next_offset
         if not start <= self._claim.next_offset <= end:

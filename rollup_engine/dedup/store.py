@@ -3,18 +3,21 @@
 One directory per slot; a second process on the same disk, whose predecessor still holds the lock, takes the next slot.
 Ids and position go into one WriteBatch. Never written before the sink's advance is committed, so never ahead of it.
 RocksDB's own TTL is not used: it reads the wall clock. Nor is its write-ahead log: the events topic already is the log,
-and after a crash the store is at an earlier position, a consistent one, and brought up from there.
+and after a crash the store is at an earlier position, a consistent one, and brought up from there. What is corrupt is
+discarded, and rebuilt from the topic as well: RocksDB's checksums tell, and nothing is answered from it.
 """
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from rollup_engine.dedup.verdicts import KEY_BYTES, last_seen_ms
-from rollup_engine.errors import RollupError
+from rollup_engine.errors import PartitionHalted, RollupError
 
 META = b"meta"  # any key that is not KEY_BYTES long
 SLOTS_MAX = 8
@@ -24,6 +27,8 @@ _FORMAT = 2
 _NONE_MS = 1 << 62
 _REST_MS_MAX = 3_600_000  # between two rounds at the most, however young all that was kept
 _cache: list[Cache] = []
+_LOCKED = re.compile("IO error: (?:While )?lock")
+_BROKEN = re.compile("Corruption|IO error: No such file")  # a file of it is missing
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -65,10 +70,11 @@ class RocksIds:
         self._unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # the stub calls it a method
         stored = self._db.get(META)
         if stored is not None:
-            meta = msgspec.msgpack.decode(stored, type=_Meta)
-            if meta.format == _FORMAT:
-                self._meta = meta
-            else:
+            try:
+                self._meta = msgspec.msgpack.decode(stored, type=_Meta)
+            except msgspec.MsgspecError:  # another format's
+                self.clear()
+            if self._meta.format != _FORMAT:
                 self.clear()
 
     @property
@@ -80,7 +86,8 @@ class RocksIds:
         return self._meta.incarnation
 
     def get(self, keys: list[bytes]) -> list[bytes | None]:
-        found: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type,assignment]
+        with self._intact():
+            found: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type,assignment]
         return found
 
     def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
@@ -93,7 +100,8 @@ class RocksIds:
             oldest_ms = last_seen_ms(next(iter(puts.values())))
         meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
         put(META, msgspec.msgpack.encode(meta))
-        self._db.write(batch, self._unlogged)
+        with self._intact():
+            self._db.write(batch, self._unlogged)
         self._meta = meta
 
     def expire(self, before_ms: int, steps_max: int) -> int:
@@ -105,7 +113,6 @@ class RocksIds:
         batch, steps = WriteBatch(raw_mode=True), 0
         while steps < steps_max and iterator.valid():
             key, value = iterator.key(), iterator.value()
-            self._cursor = key
             if len(key) == KEY_BYTES:
                 seen_ms = last_seen_ms(value)
                 if seen_ms < before_ms:
@@ -114,14 +121,31 @@ class RocksIds:
                     self._oldest_in_round_ms = min(self._oldest_in_round_ms, seen_ms)
             iterator.next()
             steps += 1
-        if not iterator.valid():  # the round is done: rest until what it kept is due
+        if iterator.valid():
+            self._cursor = iterator.key()
+        else:  # the round is done: rest until what it kept is due
             self._meta.oldest_ms = max(before_ms, min(self._oldest_in_round_ms, before_ms + _REST_MS_MAX))
             self._cursor, self._oldest_in_round_ms = b"", _NONE_MS
         del iterator  # an open iterator keeps the lock after close
         gone = len(batch)
         if gone:
-            self._db.write(batch, self._unlogged)
+            with self._intact():
+                self._db.write(batch, self._unlogged)
         return gone
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        """Discards the store where it turns out to be corrupt, and raises `PartitionHalted`: it must be rebuilt."""
+        try:
+            yield
+        except Exception as error:  # rocksdict raises plain Exception for every fault
+            if not _BROKEN.match(str(error)):
+                raise
+            self.clear()
+            raise PartitionHalted(
+                cause=f"the remembered ids in {self._path} were corrupt, and are discarded ({error})",
+                remedy="They are rebuilt from the events topic when the partition is tried again. Check the disk.",
+            ) from error
 
     def clear(self) -> None:
         self._db.close()
@@ -142,9 +166,9 @@ def _open(directory: Path) -> tuple[Rdict, Path]:
             return Rdict(str(path), _options(), access_type=AccessType.read_write()), path
         except Exception as error:  # noqa: BLE001 - rocksdict raises plain Exception for every fault
             refused = str(error)
-            if "lock" in refused.lower():
+            if _LOCKED.match(refused):
                 continue  # another process holds this slot
-            if "corrupt" in refused.lower():
+            if _BROKEN.match(refused):
                 shutil.rmtree(path)  # disposable: it is rebuilt from the events topic
                 path.mkdir()
                 return Rdict(str(path), _options(), access_type=AccessType.read_write()), path

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 EMBEDDED_CLUSTER = "rollup-engine-"  # how the embedded broker's cluster id starts; the rest is its incarnation
 REQUEST_BYTES_MAX = 2 << 20
 _FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
-_STOP_SECONDS = 5.0  # to take leave of a broker, which may be gone
+_STOP_SECONDS = 2.0  # to take leave of a broker, which may be gone
 
 
 @dataclass(frozen=True)

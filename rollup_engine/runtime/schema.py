@@ -1,5 +1,9 @@
 """The database schema: migrations, and the table and view of every rollup. Safe to run twice and from two places."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import asyncpg
 
 from rollup_engine.config.model import Config, Rollup
@@ -7,6 +11,8 @@ from rollup_engine.errors import ConfigError, DatabaseUnavailable
 from rollup_engine.runtime import sql
 from rollup_engine.runtime.postgres import Connection, lock_schema, persist, prepare
 from rollup_engine.tables import Column, Schema
+
+_CLOSE_SECONDS = 5.0
 
 
 async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool[asyncpg.Record]":
@@ -31,6 +37,19 @@ async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool
         raise DatabaseUnavailable(
             f"Postgres at {where} does not answer: {error}. Check that it runs, and ROLLUP_DATABASE_URL."
         ) from error
+
+
+@asynccontextmanager
+async def connected(database_url: str, connections_max: int = 10) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool for the block. At its end a database that is gone is not waited for."""
+    pool = await connect(database_url, connections_max)
+    try:
+        yield pool
+    finally:
+        try:
+            await asyncio.wait_for(pool.close(), _CLOSE_SECONDS)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
 
 
 async def migrate(pool: "asyncpg.Pool[asyncpg.Record]") -> list[str]:

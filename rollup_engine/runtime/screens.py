@@ -51,7 +51,7 @@ def _shown(value: object) -> str:
 def _plain(value: object) -> object:
     """For JSON: numbers stay exact."""
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else str(value)
+        return int(value) if value == value.to_integral_value() else f"{value:f}"
     if isinstance(value, datetime):
         return _shown(value)
     if isinstance(value, (str, int, float, bool, type(None))):

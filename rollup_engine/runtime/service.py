@@ -5,6 +5,7 @@ Callbacks of a rebalance do no work: aiokafka sends no heartbeats while they run
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
@@ -16,13 +17,17 @@ from faust import Service
 
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.pipeline import StagePartition, drive
-from rollup_engine.runtime.kafka import KafkaLog, KafkaReader, consumer_options
+from rollup_engine.runtime.kafka import KafkaLog, KafkaReader, consumer_options, source_of
+from rollup_engine.runtime.kafka_clients import stop_clients
 from rollup_engine.telemetry import HALTED, OPEN_PARTITIONS
 
 log = structlog.get_logger(__name__)
 COMMIT_SECONDS = 5.0  # to Kafka's group, for lag displays only
 RETRY_SECONDS = 1.0
 HALT_RETRY_SECONDS = 15.0  # a halted partition is tried again, so that the remedy takes effect by itself
+STUCK_SECONDS = 30.0  # without any progress, a stop no longer waits: Kafka or Postgres is gone
+END_SECONDS = 5.0  # for Kafka to say how much is left to work off
+DRAIN_TRIES = 3
 SESSION_TIMEOUT_MS = 10_000
 HEARTBEAT_MS = 2_000
 
@@ -50,11 +55,19 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._readers: dict[TopicPartition, KafkaReader] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer
+        self._progress = time.monotonic()
         self.halted: dict[TopicPartition, PartitionHalted] = {}
+        self.unfinished: set[TopicPartition] = set()  # after a stop: partitions that were not closed cleanly
+        self.left_behind = False  # after a stop that drains: Kafka did not say what it still holds
 
     @property
     def label(self) -> str:
         return f"{type(self).__name__}: {self.stage}"
+
+    @property
+    def drained(self) -> bool:
+        """After a stop: whether all that should be worked off was."""
+        return not self._drain or not (self.unfinished or self.left_behind)
 
     @property
     def partitions(self) -> int:
@@ -70,14 +83,23 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             max_poll_interval_ms=24 * 3_600_000,  # a partition under backpressure is not dead; heartbeats tell
         )
         self._consumer.subscribe(self._topics, listener=self)
-        await self._consumer.start()
+        try:
+            await self._consumer.start()
+        except KafkaError as error:
+            raise BrokerUnavailable(f"Kafka does not let {self.stage} join group {self._group}: {error!r}.") from error
 
     async def on_stop(self) -> None:
-        """Every partition closes cleanly: what is pending is emitted."""
+        """Every partition closes cleanly: what is pending is emitted. One that is stuck is left as after a crash."""
         self._stopping.set()
-        await asyncio.gather(*self._sessions.values(), return_exceptions=True)
-        await self._commit()
-        await self._consumer.stop()
+        self._progress = time.monotonic()
+        while waiting := [task for task in self._sessions.values() if not task.done()]:
+            await asyncio.wait(waiting, timeout=1)
+            if time.monotonic() - self._progress > STUCK_SECONDS:
+                for task in waiting:
+                    task.cancel()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._commit(), RETRY_SECONDS)
+        await stop_clients(self._consumer)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         tasks = [self._sessions.pop(one) for one in list(self._sessions)]
@@ -86,13 +108,15 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         await asyncio.gather(*tasks, return_exceptions=True)
         self._readers.clear()
         self._committed.clear()
+        if not self._stopping.is_set():
+            self.unfinished.clear()  # others finish them
         for one in list(self.halted):
             self._resumed(one)
         OPEN_PARTITIONS.labels(self.stage).set(0)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         for one in assigned:
-            if not self._stopping.is_set():
+            if self._drain or not self._stopping.is_set():
                 self._sessions[one] = asyncio.create_task(
                     self._run(one), name=f"{self.stage} {one.topic}/{one.partition}"
                 )
@@ -100,14 +124,17 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _run(self, one: TopicPartition) -> None:
         """Sessions on one partition, one after another, until it is revoked or the service stops."""
-        where = f"{one.topic}/{one.partition}"
-        while not self._stopping.is_set():
+        where = source_of(one)
+        self.unfinished.add(one)
+        drains = DRAIN_TRIES if self._drain else 1
+        while drains:
             pause = RETRY_SECONDS
             try:
                 reader = KafkaReader(self._kafka, self._consumer, one)
                 self._readers[one] = reader
                 end = self._end_of(one) if self._drain else None
-                await drive(self._make(one), reader, self._stopping, end, on_progress=lambda: self._resumed(one))
+                await drive(self._make(one), reader, self._stopping, end, on_progress=lambda: self._progressed(one))
+                self.unfinished.discard(one)
                 return
             except ClaimLost:
                 log.warning("another worker has taken the partition over", stage=self.stage, partition=where)
@@ -120,17 +147,29 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 log.exception("unexpected failure", stage=self.stage, partition=where)
                 self._halt(one, PartitionHalted(f"unexpected failure in {where}: {error!r}", "See the worker's log."))
                 pause = HALT_RETRY_SECONDS
+            if self._stopping.is_set():
+                drains -= 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     def _end_of(self, one: TopicPartition) -> Callable[[], Awaitable[int]]:
         async def end() -> int:
-            return (await self._kafka.bounds(one.topic, one.partition))[1]
+            """Where Kafka is gone, there is nothing more to work off; what was taken in is still emitted."""
+            try:
+                return (await asyncio.wait_for(self._kafka.bounds(*one), END_SECONDS))[1]
+            except (BrokerUnavailable, TimeoutError):
+                log.warning("Kafka does not say what is left to work off", stage=self.stage, partition=source_of(one))
+                self.left_behind = True
+                return 0
 
         return end
 
+    def _progressed(self, one: TopicPartition) -> None:
+        self._progress = time.monotonic()
+        self._resumed(one)
+
     def _halt(self, one: TopicPartition, halt: PartitionHalted) -> None:
-        where = f"{one.topic}/{one.partition}"
+        where = source_of(one)
         log.error("partition halted", stage=self.stage, partition=where, cause=halt.cause, remedy=halt.remedy)
         self.halted[one] = halt
         HALTED.labels(self.stage).set(len(self.halted))

@@ -5,6 +5,7 @@ when it ends, so a clean stop first works off everything to Postgres.
 """
 
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -12,28 +13,33 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import structlog
 
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
-from rollup_engine.errors import RollupError
+from rollup_engine.errors import BrokerUnavailable, RollupError
 from rollup_engine.runtime import embedded, processes, schema
 from rollup_engine.runtime.addresses import Addresses
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.status import Status, collect
+from rollup_engine.runtime.stopping import Stop
 
 log = structlog.get_logger(__name__)
 ROLES = ("route", "work")
 RESTART_SECONDS = 1.0
 RESTARTS_MAX = 20  # within one minute: then something is wrong that starting again does not mend
 POLL_SECONDS = 0.5
+_FINE = (0, -signal.SIGTERM)  # exit statuses: ended cleanly; ended before it had begun anything
+START_SECONDS = 30.0  # for a role to get as far as hearing a signal
 
 
 @contextmanager
@@ -60,6 +66,11 @@ class _Child:
     role: str
     process: "subprocess.Popen[bytes]"
     port: int
+    restart_at: float | None = None
+
+    @property
+    def page(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 class Children:
@@ -103,22 +114,36 @@ class Children:
             if status == 2:
                 raise RollupError(f"`{child.role}` cannot run; it has said why above.")
             now = time.monotonic()
-            self._deaths = [at for at in self._deaths if now - at < 60] + [now]
-            if len(self._deaths) > RESTARTS_MAX:
-                raise RollupError(f"`{child.role}` has died {RESTARTS_MAX} times within a minute; its log is above.")
-            log.warning("a role has died and is started again", role=child.role, exit_status=status)
-            time.sleep(RESTART_SECONDS)
-            self._children[number] = self._spawn(child.role, child.port)
+            if child.restart_at is None:
+                self._deaths = [at for at in self._deaths if now - at < 60] + [now]
+                if len(self._deaths) > RESTARTS_MAX:
+                    raise RollupError(
+                        f"`{child.role}` has died {RESTARTS_MAX} times within a minute; its log is above."
+                    )
+                log.warning("a role has died and is started again", role=child.role, exit_status=status)
+                child.restart_at = now + RESTART_SECONDS
+            elif now >= child.restart_at:
+                self._children[number] = self._spawn(child.role, child.port)
 
     async def stop(self) -> None:
         """End the roles in order, upstream first, each after it has worked off what it should."""
         for child in self._children:
+            if self._drain:
+                await self._listens(child)
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
                 while child.process.poll() is None:
                     await asyncio.sleep(0.05)
-            if child.process.returncode:
+            if child.process.returncode not in _FINE:
                 log.warning("a role ended with an error", role=child.role, exit_status=child.process.returncode)
+
+    async def _listens(self, child: _Child) -> None:
+        """Wait for a role that is still starting: a signal now would end it with nothing worked off."""
+        deadline = time.monotonic() + START_SECONDS
+        while child.process.poll() is None and time.monotonic() < deadline:
+            if await asyncio.to_thread(_health, child.page) is not None:
+                return
+            await asyncio.sleep(0.05)
 
     def kill(self) -> None:
         """End them at once; nothing is lost that a start would not find again."""
@@ -129,8 +154,8 @@ class Children:
 
     async def working(self) -> bool:
         """Whether every role has partitions open, by its own word."""
-        answers = [await asyncio.to_thread(_partitions, page) for page in self.pages.values()]
-        return all(answers)
+        answers = [await asyncio.to_thread(_health, page) for page in self.pages.values()]
+        return all(answer is not None and answer["healthy"] and answer["partitions"] for answer in answers)
 
     async def ready(self) -> None:
         """Wait until every role is at work."""
@@ -140,19 +165,22 @@ class Children:
 
     @property
     def failed(self) -> bool:
-        return any(child.process.returncode not in (0, None) for child in self._children)
+        return any(child.process.returncode not in (None, *_FINE) for child in self._children)
 
     @property
     def pages(self) -> dict[str, str]:
-        return {child.role: f"http://127.0.0.1:{child.port}" for child in self._children}
+        return {child.role: child.page for child in self._children}
 
 
-def _partitions(page: str) -> int:
+def _health(page: str) -> dict[str, Any] | None:
+    """What a role says of itself; None while it says nothing."""
     try:
         with urllib.request.urlopen(f"{page}/health", timeout=2) as answer:  # noqa: S310 - a loopback page of ours
-            return int(json.load(answer)["partitions"])
-    except (OSError, ValueError):  # not up yet, or halted
-        return 0
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as unhealthy:
+        return dict(json.load(unhealthy))
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
 
 
 @asynccontextmanager
@@ -161,8 +189,7 @@ async def engine(
 ) -> "AsyncIterator[tuple[Children, asyncpg.Pool[asyncpg.Record], KafkaLog]]":
     """The roles running for the block, checked to be able to run before any is started; ended cleanly after it."""
     async with AsyncExitStack() as stack:
-        pool = await schema.connect(addresses.database, connections_max=2)
-        stack.push_async_callback(pool.close)
+        pool = await stack.enter_async_context(schema.connected(addresses.database, connections_max=2))
         kafka = await stack.enter_async_context(KafkaLog.connect(connection_options(settings, addresses.kafka)))
         await schema.migrate(pool)
         registry = Registry(pool, settings.app_id)
@@ -185,34 +212,39 @@ async def up(
     say: Callable[[str], None],
 ) -> bool:
     """Run until SIGTERM, SIGINT, or idle for so many seconds. True where every role ended well."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    drain = exit_when_idle is not None
-    async with engine(settings, config, config_dir, addresses, drain=drain) as (children, pool, kafka):
-        say(f"Kafka     {addresses.kafka}")
-        embedded_database = settings.database_url is None
-        say(f"Postgres  {addresses.database if embedded_database else _without_password(addresses.database)}")
-        for role, page in children.pages.items():
-            say(f"{role:<9} {page}/health  {page}/metrics")
-        say("Running. Stop with Ctrl-C.")
-        idle = _Idle(exit_when_idle)
-        while not stop.is_set():
-            children.watch()
-            if exit_when_idle is not None and idle.reached(
-                await children.working(), await collect(pool, settings.app_id, kafka)
-            ):
-                say(f"Nothing new for {exit_when_idle:g} s: stopping.")
-                break
-            try:
-                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
-            except TimeoutError:
-                continue
-        say("Stopping: working off what is under way, then emitting what is pending.")
-        for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends at once
-            loop.add_signal_handler(number, children.kill)
+    stop = Stop()
+    try:
+        async with engine(settings, config, config_dir, addresses, drain=exit_when_idle is not None) as (
+            children,
+            pool,
+            kafka,
+        ):
+            stop.in_order()
+            _say_where(say, settings, addresses, children)
+            idle = _Idle(exit_when_idle)
+            while not stop.asked.is_set():
+                children.watch()
+                if exit_when_idle is not None and await idle.reached(children, pool, settings.app_id, kafka):
+                    say(f"Nothing new for {exit_when_idle:g} s: stopping.")
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.asked.wait(), POLL_SECONDS)
+            say("Stopping: working off what is under way, then emitting what is pending.")
+            stop.calls(children.kill)  # a second one ends at once
+    except asyncio.CancelledError:
+        if not stop.at_once:
+            raise
+        return True
     return not children.failed
+
+
+def _say_where(say: Callable[[str], None], settings: Settings, addresses: Addresses, children: Children) -> None:
+    embedded_database = settings.database_url is None
+    say(f"Kafka     {addresses.kafka}")
+    say(f"Postgres  {addresses.database if embedded_database else _without_password(addresses.database)}")
+    for role, page in children.pages.items():
+        say(f"{role:<9} {page}/health  {page}/metrics")
+    say("Running. Stop with Ctrl-C.")
 
 
 def _without_password(url: str) -> str:
@@ -226,7 +258,14 @@ class _Idle:
         self._seconds = seconds or 0.0
         self._seen, self._since = -1, time.monotonic()
 
-    def reached(self, working: bool, status: Status) -> bool:
+    async def reached(
+        self, children: Children, pool: "asyncpg.Pool[asyncpg.Record]", app_id: str, kafka: KafkaLog
+    ) -> bool:
+        try:
+            working, status = await children.working(), await collect(pool, app_id, kafka)
+        except (BrokerUnavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+            log.warning("cannot see how far it is", error=str(fault) or repr(fault))
+            working, status = False, Status()
         if not working or status.lag or status.received != self._seen:
             self._seen, self._since = status.received, time.monotonic()
             return False

@@ -5,7 +5,6 @@ pass events one by one. No offset of Faust's is trusted, and none of its Kafka p
 """
 
 import asyncio
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.dedup.stage import DedupPartition
 from rollup_engine.dedup.store import RocksIds
+from rollup_engine.errors import RollupError
 from rollup_engine.pipeline import StagePartition
 from rollup_engine.progress import DEDUP, ROLLUP, ROUTE
 from rollup_engine.route.stage import RoutePartition
@@ -29,10 +29,12 @@ from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.service import StageService
+from rollup_engine.runtime.stopping import Stop
 from rollup_engine.topology import Topology, deltas_topic, events_topic
 from rollup_engine.windows.stage import RollupPartition
 
 log = structlog.get_logger(__name__)
+JOIN_SECONDS = 15.0
 
 
 class _Boot(BootStrategy):
@@ -49,22 +51,24 @@ async def run(
     role: str, settings: Settings, config: Config, kafka: str, database: str, *, web_port: int, drain: bool
 ) -> None:
     """Run `route` or `work` until SIGTERM or SIGINT; returns after a clean stop. Raises what made it fail."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    pool = await schema.connect(database, connections_max=12)
+    stop = Stop()
     try:
-        async with KafkaLog.connect(connection_options(settings, kafka)) as kafka_log:
+        async with (
+            schema.connected(database, connections_max=12) as pool,
+            KafkaLog.connect(connection_options(settings, kafka)) as kafka_log,
+        ):
             await schema.migrate(pool)
             registry = Registry(pool, settings.app_id)
             topology = await registry.join(kafka_log, config, settings.partitions, role)
+            stop.in_order()
             sink = PostgresSink(pool, settings.app_id)
             services = _services(role, topology, kafka_log, sink, settings.state_dir, drain)
-            async with registry.lease(topology.generation, role, stop.set):
-                await _serve(role, settings, services, web_port, stop)
-    finally:
-        await asyncio.wait_for(pool.close(), 10)
+            async with registry.lease(topology.generation, role, stop.asked.set):
+                await _serve(role, settings, services, web_port, stop.asked)
+    except asyncio.CancelledError:
+        if not stop.at_once:
+            raise
+        log.info("stopped before it was ready", role=role)
 
 
 async def _serve(
@@ -81,13 +85,23 @@ async def _serve(
     settings.state_dir.joinpath("faust").mkdir(parents=True, exist_ok=True)
     _add_pages(app, role, services)
     await app.start()
-    await asyncio.gather(*(app.add_runtime_dependency(service) for service in services))  # each waits for its group
-    log.info("ready", role=role, health=f"http://127.0.0.1:{web_port}/health")
-    await app.wait(stop.wait())
+    joining = asyncio.gather(*(app.add_runtime_dependency(service) for service in services))  # each waits for its group
+    asked = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((joining, asked), return_when=asyncio.FIRST_COMPLETED)
+    if not joining.done():  # a stop already: whatever is to be worked off needs the groups, within reason
+        await asyncio.wait((joining,), timeout=JOIN_SECONDS)
+    if joining.done():
+        joining.result()
+        log.info("ready", role=role, health=f"http://127.0.0.1:{web_port}/health")
+        await app.wait(asked)
     if app.crashed:
         raise app.crash_reason or RuntimeError("a service crashed")
     log.info("stopping", role=role)
     await app.stop()
+    if not all(service.drained for service in services):
+        raise RollupError(
+            f"`{role}` could not work off everything before it stopped; its log says what stood in the way."
+        )
     log.info("stopped", role=role)
 
 

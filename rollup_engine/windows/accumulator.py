@@ -24,6 +24,7 @@ class RollupState(msgspec.Struct, frozen=True):
 
     marks: dict[str, int] = {}
     revision_offset: int = -1  # greatest deltas offset that an emission has named in its revision
+    generation: int = 0  # of the YAML it was emitted under: revisions begin with it
 
 
 @dataclass
@@ -49,10 +50,12 @@ class Accumulator:
         if len(self._frames) > _FRAMES_MAX:
             self._frames = [merge(self._frames, self.schema, KEYS)]
 
-    @property
-    def rows(self) -> int:
-        """Changed groups held, at most."""
-        return sum(frame.height for frame in self._frames)
+    def holds_more_than(self, rows_max: int) -> bool:
+        """Whether more groups have changed; merges deltas only where they might."""
+        if sum(frame.height for frame in self._frames) <= rows_max:
+            return False
+        self._frames = [merge(self._frames, self.schema, KEYS)]
+        return self._frames[0].height > rows_max
 
     def changes(self) -> pl.DataFrame | None:
         """One row per changed group: what was added since the last emission. None where nothing changed."""
@@ -80,6 +83,7 @@ class Accumulator:
         self.cache = pl.concat(kept, how="diagonal").head(CACHE_ROWS_MAX)
 
 
-def state_of(marks: Marks, revision_offset: int) -> Mapping[str, object]:
-    encoded: dict[str, object] = msgspec.to_builtins(RollupState(dict(marks.by_source), revision_offset))
+def state_of(marks: Marks, revision_offset: int, generation: int) -> Mapping[str, object]:
+    state = RollupState(dict(marks.by_source), revision_offset, generation)
+    encoded: dict[str, object] = msgspec.to_builtins(state)
     return encoded

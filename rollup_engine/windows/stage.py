@@ -48,6 +48,7 @@ class RollupPartition:
         self._claim = await self._sink.claim(ROLLUP, self.source, 0)
         start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         state = msgspec.convert(self._claim.position.state, RollupState)
+        self._topology.check_generation(state.generation)
         self._marks, self._revision_offset = Marks(state.marks), state.revision_offset
         self._position = self._claim.next_offset
         if not start <= self._position <= end:
@@ -65,7 +66,7 @@ class RollupPartition:
             self._marks.by_source.setdefault(packed.source, 0)  # dedup's first position: it begins where its topic does
         ready, self._position = self._marks.admit(unpacked, position)
         self._accumulator.add(self._marks, ready)
-        if self._accumulator.rows > CHANGED_ROWS_MAX:
+        if self._accumulator.holds_more_than(CHANGED_ROWS_MAX):
             await self._emit()
 
     async def tick(self) -> None:
@@ -91,7 +92,7 @@ class RollupPartition:
         self._accumulator.emitted(totals)
 
     async def _advance(self, to: int, writes: Writes) -> None:
-        state = state_of(self._marks, self._revision_offset)
+        state = state_of(self._marks, self._revision_offset, self._topology.generation)
         self._claim = await self._sink.advance(self._claim, to, state, writes)
         await self._log.trim(self._topic, self._partition, to)
 

@@ -184,6 +184,19 @@ def test_cancelling_ends_the_metric(fixed: Database) -> None:
     assert running(fixed) == 0
 
 
+def test_a_connection_that_is_ended(fixed: Database) -> None:
+    async def ended() -> None:
+        task = asyncio.create_task(run(fixed.url, Rewritten("SELECT pg_sleep(30)", [])))
+        await asyncio.sleep(0.3)
+        await fixed.connection.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{APPLICATION_NAME}'"
+        )
+        with pytest.raises(DatabaseUnavailable, match="does not answer"):
+            await task
+
+    fixed.runner.run(ended())
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [

@@ -96,6 +96,7 @@ ATTACKS = {
         f"SELECT * FROM {T} TABLESAMPLE SYSTEM (1)",
         f"SELECT * FROM ONLY {T}",
         f"SELECT * FROM {T} AS t(a, b)",
+        f"SELECT 1 FROM {T} AS a, (SELECT a.timestamp FROM {T} AS b) AS c",
         f"SELECT * FROM {T}, LATERAL (SELECT 1) AS x",
         f"SELECT * FROM {T} NATURAL JOIN {T} AS b",
         f"SELECT * FROM ({T} AS a CROSS JOIN {T} AS b)",

@@ -73,7 +73,9 @@ class Checker:
             assert isinstance(revision, int)
             before = self._revisions.get(series, -1)
             require(revision > before, f"{series}: revision {revision} after {before}")
-            require(row["idempotency_key"] not in self._keys, f"{series}: idempotency key of revision {revision} repeats")
+            require(
+                row["idempotency_key"] not in self._keys, f"{series}: idempotency key of revision {revision} repeats"
+            )
             self._revisions[series] = revision
             self._keys.add(row["idempotency_key"])
         self._partials[table] = len(rows)

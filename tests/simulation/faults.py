@@ -53,8 +53,9 @@ class Operation:
 class Session:
     """One worker's hold on one partition, until it ends by itself or is killed."""
 
-    def __init__(self, name: str, generation: int) -> None:
-        self.name, self.generation = name, generation
+    def __init__(self, name: str, generation: int, *, persists: bool) -> None:
+        """`persists`: tries again after a fault of the sink, instead of ending."""
+        self.name, self.generation, self.persists = name, generation, persists
         self.pending: list[Operation] = []
         self.stop = asyncio.Event()
         self.claim: Claim | None = None  # the latest it got
@@ -192,9 +193,19 @@ class GatedSink:
             return _now(self._sink.advance(claim, next_offset, state, writes))
 
         what = f"advance {claim.stage} {claim.partition} to {next_offset}"
-        moved = await self._session.operation(what, effect, writes=True, fault=DatabaseUnavailable)
-        assert isinstance(moved, Claim)
-        return moved
+        while True:
+            try:
+                moved = await self._session.operation(what, effect, writes=True, fault=DatabaseUnavailable)
+            except DatabaseUnavailable:
+                if not self._session.persists:
+                    raise
+                # As the adapter does: read back whether it took place, otherwise try again with the same claim.
+                moved = claim.advanced(next_offset, state)
+                row = self._sink.rows[claim.stage, claim.partition]
+                if (row.epoch, row.version) != (claim.position.epoch, moved.position.version):
+                    continue
+            assert isinstance(moved, Claim)
+            return moved
 
     async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
         def effect() -> pl.DataFrame:

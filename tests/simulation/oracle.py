@@ -16,7 +16,9 @@ from rollup_engine.config.model import Config, EventType, Rollup
 from tests.simulation.world import RawRecord
 
 Row = tuple[str, int]  # (event or "" for refused and unmatched, raw offset)
-Covered = tuple[str, int, int, int, tuple[Row, ...]]  # one record of the events log: generation, source, start, end, rows
+Covered = tuple[
+    str, int, int, int, tuple[Row, ...]
+]  # one record of the events log: generation, source, start, end, rows
 
 COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
     "counted",

@@ -114,7 +114,10 @@ class Simulation:
         incarnations = {topic: f"life of {topic}" for topic in (EVENTS, *(deltas_topic(APP, t) for t in tables))}
         schemas = {
             table: Schema.of(
-                max((r for c in configs.values() for r in c.rollups if r.table == table), key=lambda r: len(r.aggregates))
+                max(
+                    (r for c in configs.values() for r in c.rollups if r.table == table),
+                    key=lambda r: len(r.aggregates),
+                )
             )
             for table in tables
         }
@@ -218,13 +221,12 @@ class Simulation:
 
     def _start(self, key: Key) -> None:
         stage, topic, number = key
-        session = Session(f"{stage} {topic}/{number} #{len(self.trace)}", self._topology.generation)
+        name = f"{stage} {topic}/{number} #{len(self.trace)}"
+        session = Session(name, self._topology.generation, persists=self._rng.random() < 0.5)
         log, sink = GatedLog(session, self.log), GatedSink(session, self.sink)
         made: StagePartition
         if stage == DEDUP:
-            made = DedupPartition(
-                self._topology, number, log, sink, self.clock, lambda p: self._disk(p), IDLE_MS
-            )
+            made = DedupPartition(self._topology, number, log, sink, self.clock, lambda p: self._disk(p), IDLE_MS)
         elif stage == ROLLUP:
             made = RollupPartition(self._topology, topic, number, log, sink, self.clock)
             topic = deltas_topic(APP, topic)
@@ -301,9 +303,7 @@ class Simulation:
                 return
             if self._superseded(session) or session.generation < self._topology.generation:
                 return  # it read on where another had moved the log's start, or what a newer YAML declares
-        if error is not None and not isinstance(
-            error, (BrokerUnavailable, DatabaseUnavailable, ClaimLost, StoreFault)
-        ):
+        if error is not None and not isinstance(error, (BrokerUnavailable, DatabaseUnavailable, ClaimLost, StoreFault)):
             raise Violation(f"{session.name} ended with {error!r}") from error
 
     def _superseded(self, session: Session) -> bool:

@@ -1,14 +1,20 @@
-"""Event types for tests of route, written in one line."""
+"""Event types and records for tests of route, written in one line; and what the router makes of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 from rollup_engine.config.model import Aggregate, EventType, GroupColumn, Match, Rollup, Timestamp, Unit
 from rollup_engine.config.naming import column_name
+from rollup_engine.route.router import Router, RouteState
+from rollup_engine.runtime.memory import MemoryRecord
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+NOW_MS = 1_660_490_071_132  # 2022-08-14T15:14:31.132Z
+Row = dict[str, Any]
 
 
 def a_sum(path: str, minimum: str | None = None, scale: int = 9) -> Aggregate:
@@ -50,3 +56,53 @@ def event_type(
         horizon_ms=24 * HOUR_MS,
         max_future_ms=max_future_ms,
     )
+
+
+DOWNLOAD = event_type(groups=["speed", "data.region"], sums=[a_sum("bytes", minimum="0")])
+
+
+def event(**changes: object) -> bytes:
+    """A good event with some properties changed; `...` leaves one out, bytes are written as they are."""
+    good: dict[str, object] = {
+        "id": "1",
+        "at": "2022-08-14T15:14:31.132Z",
+        "customer": "c",
+        "bytes": 3256,
+        "speed": "fast",
+    }
+    pairs = [(name, value) for name, value in {**good, **changes}.items() if value is not ...]
+    raw = (
+        (json.dumps(name), value if isinstance(value, bytes) else json.dumps(value).encode()) for name, value in pairs
+    )
+    return b"{%s}" % b",".join(name.encode() + b":" + value for name, value in raw)
+
+
+def route(
+    values: Sequence[bytes | None],
+    *events: EventType,
+    times_ms: Sequence[int] = (),
+    state: RouteState | None = None,
+    partitions: int = 4,
+    first_offset: int = 0,
+) -> tuple[dict[str, list[Row]], RouteState]:
+    """Rows by table in offset order, and the state after."""
+    times_ms = times_ms or [NOW_MS] * len(values)
+    records = [
+        MemoryRecord(first_offset + index, at_ms, value)
+        for index, (value, at_ms) in enumerate(zip(values, times_ms, strict=True))
+    ]
+    routed = Router("raw", events or [DOWNLOAD], partitions).route(state or RouteState(), records, NOW_MS)
+    rows: dict[str, list[Row]] = {}
+    for to, tables in routed.tables.items():
+        for table, frame in tables.items():
+            rows.setdefault(table, []).extend({**row, "to": to} for row in frame.to_dicts())
+    return {table: sorted(found, key=lambda row: int(row["offset"])) for table, found in rows.items()}, routed.state
+
+
+def one(value: bytes, *events: EventType) -> Row:
+    """The row of one well-formed event."""
+    tables, _ = route([value], *events)
+    (rows,) = tables.values()
+    (row,) = rows
+    assert "reason" not in row, row
+    return row

@@ -182,6 +182,9 @@ fractional_epochs = st.tuples(
 @example([10**19])
 @example([2**63])
 @example([-1, 1])
+@example([-(10**20)])
+@example([FIRST_MS - 1])
+@example([LAST_MS, LAST_MS + 1])
 @example([NumberText("1660490071.132"), 5])
 @example([True])
 def test_epochs_are_exact_in_every_unit_and_the_column_is_the_definition(values: list[object]) -> None:
