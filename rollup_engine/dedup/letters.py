@@ -69,10 +69,8 @@ def _letter(event: EventType, row: Mapping[str, Any]) -> tuple[object, ...]:
             f"its time {at} is more than {_duration(event.max_future_ms)} (max_future) ahead of"
             f" when it was recorded ({_rfc3339(row['record_ms'])})"
         )
-    original = row.get("original")
     outcome = INVALID if verdict == FUTURE else verdict
     mapped = json.dumps(mapped_values(event, row), ensure_ascii=False)
-    size = None if original is None else len(original)
     return (
         event.event,
         row["source"],
@@ -83,9 +81,9 @@ def _letter(event: EventType, row: Mapping[str, Any]) -> tuple[object, ...]:
         detail,
         row["id"],
         mapped,
-        original,
-        size,
-        None,
+        row.get("original"),
+        row.get("original_bytes"),
+        row.get("original_sha256"),
     )
 
 

@@ -184,10 +184,13 @@ class Router:
         if not wanted.len():
             return frame
         by_offset = {record.offset: record.value or b"" for record in records}
+        values = [by_offset[offset] for offset in wanted]
         originals = pl.DataFrame(
             {
                 "offset": wanted,
-                "original": pl.Series([by_offset[offset][: self._original_bytes_max] for offset in wanted]),
+                "original": pl.Series([value[: self._original_bytes_max] for value in values], dtype=pl.Binary),
+                "original_bytes": pl.Series([len(value) for value in values], dtype=pl.Int64),
+                "original_sha256": [hashlib.sha256(value).hexdigest() for value in values],
             }
         )
         return frame.join(originals, on="offset", how="left", maintain_order="left")

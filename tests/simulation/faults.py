@@ -60,7 +60,7 @@ class Session:
         self.stop = asyncio.Event()
         self.claim: Claim | None = None  # the latest it got
         self.task: asyncio.Task[None]
-        self.reader: "GatedReader"
+        self.reader: GatedReader
 
     def start(self, partition: StagePartition, reader: "GatedReader") -> None:
         self.reader = reader

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from rollup_engine.dedup import verdicts
 from rollup_engine.dedup.memory import MemoryIds
-from rollup_engine.dedup.verdicts import CONFLICTING, COUNTED, DUPLICATE, FUTURE, LATE, decode, encode, judge, judge_frame
+from rollup_engine.dedup.verdicts import (
+    CONFLICTING,
+    COUNTED,
+    DUPLICATE,
+    FUTURE,
+    LATE,
+    decode,
+    encode,
+    judge,
+    judge_frame,
+)
 
 HORIZON_MS = 100
 

@@ -197,7 +197,8 @@ class NaiveRouter:
                 row |= {"table": f"event:{event.event}", "to": row["id_hash"] % self.partitions, "offset": offset}
                 row |= {"primary": primary, "record_ms": record_ms, "clock_ms": self.clock_ms, "future": future}
                 row |= {"watermark_ms": watermark, "late": late}
-                self.rows.append({**row, "original": raw[:ORIGINAL_MAX] if future or late else None})
+                kept = {name: original[name] for name in ("original", "original_bytes", "original_sha256")}
+                self.rows.append({**row, **(kept if future or late else dict.fromkeys(kept))})
             self.watermarks[event.event] = watermark
             primary = False
         if primary:

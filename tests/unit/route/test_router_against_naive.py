@@ -171,7 +171,7 @@ def rows_of(events: Sequence[EventType], routed: Routed) -> list[Row]:
                     for path in scales(by_name[table]):
                         rest = 0 if row[f"n.{path}.lo"] is not None else None
                         row = {f"n.{path}.hi": rest, f"n.{path}.frac": rest, **row}
-                    row.setdefault("original", None)
+                    row = dict.fromkeys(("original", "original_bytes", "original_sha256")) | row
                 if table == "rejected":
                     assert 0 < len(row.pop("detail")) <= 500
                 rows.append({**row, "table": table, "to": to})
