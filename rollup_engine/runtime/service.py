@@ -26,8 +26,8 @@ COMMIT_SECONDS = 5.0  # to Kafka's group, for lag displays only
 RETRY_SECONDS = 1.0
 YIELD_SECONDS = 15.0  # without a group to say who works on what: to whoever claimed it last
 HALT_RETRY_SECONDS = 15.0  # a halted partition is tried again, so that the remedy takes effect by itself
-STUCK_SECONDS = 30.0  # without any progress, a stop no longer waits: Kafka or Postgres is gone
-END_SECONDS = 5.0  # for Kafka to say how much is left to work off
+STUCK_SECONDS = 30.0  # without any progress, a stop no longer waits: Postgres is gone, or a bug holds it up
+GONE_SECONDS = 3.0  # the same where Kafka does not answer
 DRAIN_TRIES = 3
 SESSION_TIMEOUT_MS = 10_000
 HEARTBEAT_MS = 2_000
@@ -60,10 +60,10 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._readers: dict[TopicPartition, KafkaReader] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer
-        self._progress = time.monotonic()
+        self._progress, self._kafka_answers = time.monotonic(), True
         self.halted: dict[TopicPartition, PartitionHalted] = {}
         self.unfinished: set[TopicPartition] = set()  # after a stop: partitions that were not closed cleanly
-        self.left_behind = False  # after a stop that drains: Kafka did not say what it still holds
+        self.left_behind = False  # after a stop that drains: Kafka was gone, with all that it still held
 
     @property
     def label(self) -> str:
@@ -102,11 +102,13 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_stop(self) -> None:
         """Every partition closes cleanly: what is pending is emitted. One that is stuck is left as after a crash."""
+        self._kafka_answers = await self._kafka.answers()
+        patience = STUCK_SECONDS if self._kafka_answers else GONE_SECONDS
         self._stopping.set()
         self._progress = time.monotonic()
         while waiting := [task for task in self._sessions.values() if not task.done()]:
-            await asyncio.wait(waiting, timeout=1)
-            if time.monotonic() - self._progress > STUCK_SECONDS:
+            await asyncio.wait(waiting, timeout=0.5)
+            if time.monotonic() - self._progress > patience:
                 for task in waiting:
                     task.cancel()
         with suppress(TimeoutError):
@@ -171,12 +173,13 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     def _end_of(self, one: TopicPartition) -> Callable[[], Awaitable[int]]:
         async def end() -> int:
             """Where Kafka is gone, there is nothing more to work off; what was taken in is still emitted."""
-            try:
-                return (await asyncio.wait_for(self._kafka.bounds(*one), END_SECONDS))[1]
-            except (BrokerUnavailable, TimeoutError):
-                log.warning("Kafka does not say what is left to work off", stage=self.stage, partition=source_of(one))
-                self.left_behind = True
-                return 0
+            if self._kafka_answers:
+                return (await self._kafka.bounds(*one))[1]
+            log.warning(
+                "Kafka is gone, and with it what was left to work off", stage=self.stage, partition=source_of(one)
+            )
+            self.left_behind = True
+            return 0
 
         return end
 

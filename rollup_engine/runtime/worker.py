@@ -84,7 +84,12 @@ async def _serve(
     )
     settings.state_dir.joinpath("faust").mkdir(parents=True, exist_ok=True)
     _add_pages(app, role, services)
-    await app.start()
+    try:
+        await app.start()
+    except OSError as error:
+        raise RollupError(
+            f"`{role}` cannot serve its pages on port {web_port}: {error.strerror}. Set ROLLUP_WEB_PORT to a free one."
+        ) from error
     joining = asyncio.gather(*(app.add_runtime_dependency(service) for service in services))  # each waits for its group
     asked = asyncio.ensure_future(stop.wait())
     await asyncio.wait((joining, asked), return_when=asyncio.FIRST_COMPLETED)

@@ -54,16 +54,16 @@ class Checker:
         verdicts = self._verdicts()
         for (event, source), books in self._sink.books.items():
             for kind, count in _booked(books).items():
-                happened = verdicts.books[event, source][kind]
-                require(count <= happened, f"{event} {source}: {count} {kind} booked, {happened} happened")
+                there = verdicts.books[event, source][kind]
+                require(count <= there, f"{event} {source}: {count} {kind} booked, {there} happened")
         letters = self._letters()
         require(letters <= verdicts.letters, f"dead letters for nothing: {letters - verdicts.letters}")
         for rollup in self._rollups:
             self._check_new_rows(rollup.table)
             wanted = self._oracle.totals(verdicts, rollup)
-            for key, (count, *_) in self._totals(rollup).items():
+            for key, (total, *_) in self._totals(rollup).items():
                 happened = wanted.get(key, (0,))[0]
-                require(count <= happened, f"{rollup.table} {key}: {count} counted, {happened} happened")
+                require(_int(total) <= _int(happened), f"{rollup.table} {key}: {total} counted, {happened} happened")
 
     def _check_new_rows(self, table: str) -> None:
         rows = self._sink.partials.get(table, [])

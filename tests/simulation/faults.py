@@ -121,8 +121,11 @@ class GatedReader:
         return len(self._log.values(self._topic, self._partition)) - self.position
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[MemoryRecord]:
-        found = await self._session.operation(self.what, self._read, writes=False, fault=BrokerUnavailable)
-        return found  # type: ignore[return-value]
+        records: list[MemoryRecord] = []
+        await self._session.operation(
+            self.what, lambda: records.extend(self._read()), writes=False, fault=BrokerUnavailable
+        )
+        return records
 
     def _read(self) -> Sequence[MemoryRecord]:
         records = self._log.read(self._topic, self._partition, self.position, self.next_read)
@@ -245,9 +248,6 @@ class FaultyStore(MemoryIds):
 
     def close(self) -> None:
         self.taken = False
-
-    def image(self) -> MemoryIds:
-        return self.copy()
 
     def restore(self, image: MemoryIds) -> None:
         copy = image.copy()

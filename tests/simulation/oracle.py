@@ -16,9 +16,8 @@ from rollup_engine.config.model import Config, EventType, Rollup
 from tests.simulation.world import RawRecord
 
 Row = tuple[str, int]  # (event or "" for refused and unmatched, raw offset)
-Covered = tuple[
-    str, int, int, int, tuple[Row, ...]
-]  # one record of the events log: generation, source, start, end, rows
+# One record of the events log: generation, source, start, end, rows.
+Covered = tuple[int, str, int, int, tuple[Row, ...]]
 
 COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
     "counted",
@@ -61,11 +60,11 @@ class Verdicts:
 class Oracle:
     """Recounts one schedule's raw log."""
 
-    def __init__(self, configs: Sequence[Config], topic: str) -> None:
-        """`configs`: of generations 1, 2, …; they differ in their rollups only."""
+    def __init__(self, configs: Sequence[Config], topic: str, first_offset: int) -> None:
+        """`configs`: of generations 1, 2, …; they differ in their rollups only. `first_offset` of raw partitions."""
         self._configs, config = configs, configs[0]
         self._whose = config.events[0].event if len(config.events) == 1 else f"topic:{topic}"
-        self.first_offset = 0
+        self._first_offset = first_offset
         self._clock: dict[str, int] = {}
         self._watermark: dict[tuple[str, str], int] = {}
         self.wanted: dict[tuple[str, int], dict[str, Event | str]] = {}  # (source, offset) -> event type -> event
@@ -115,7 +114,7 @@ class Oracle:
         verdicts = Verdicts()
         copies: dict[tuple[str, str], list[tuple[int, object]]] = defaultdict(list)
         for log in logs:
-            marks: dict[str, int] = defaultdict(lambda: self.first_offset)
+            marks: dict[str, int] = defaultdict(lambda: self._first_offset)
             for generation, source, start, end, rows in log:
                 if start > marks[source]:
                     continue  # a hole: nothing of it counts until it is sent again
@@ -179,7 +178,11 @@ class Oracle:
             for declared in spec.rollups:
                 if declared.table == rollup.table:
                     start = event.at_ms - event.at_ms % rollup.window_ms
-                    key = (start, event.customer, *(event.groups[column.path] for column in rollup.group_by))
+                    key: tuple[object, ...] = (
+                        start,
+                        event.customer,
+                        *(event.groups[column.path] for column in rollup.group_by),
+                    )
                     groups[key].append(({aggregate.column for aggregate in declared.aggregates}, event))
         totals: dict[tuple[object, ...], tuple[object, ...]] = {}
         for key, events in groups.items():

@@ -3,13 +3,16 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollup_engine.dedup import store as store_module
 from rollup_engine.dedup.memory import MemoryIds
 from rollup_engine.dedup.store import META, RocksIds
 from rollup_engine.dedup.verdicts import encode
+from rollup_engine.errors import PartitionHalted, RollupError
 
 
 def key(number: int) -> bytes:
@@ -96,25 +99,77 @@ def test_a_copy_of_the_disk_is_an_earlier_but_whole_state(tmp_path: Path) -> Non
     older.close()
 
 
-@pytest.mark.parametrize("pattern", ["MANIFEST-*", "CURRENT", "*.sst"])
-def test_a_corrupted_disk_never_gives_wrong_answers(tmp_path: Path, pattern: str) -> None:
-    store = RocksIds(tmp_path)
-    store.write({key(i): encode(((1, i),)) for i in range(1000)}, 5, "life")
-    store.close()
-    for path in (tmp_path / "0").glob(pattern):
-        content = bytearray(path.read_bytes())
-        for at in range(0, len(content), max(1, len(content) // 20)):
+def damaged(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        every = max(1, len(content) // (20 if how == "flipped all over" else 1))
+        for at in range(len(content) // 3 % every, len(content), every):
             content[at] ^= 0xFF
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["flipped all over", "flipped once", "cut", "missing"])
+@pytest.mark.parametrize("pattern", ["MANIFEST-*", "CURRENT", "*.sst", "*.log", "OPTIONS-*", "rocksdict-config.json"])
+def test_a_damaged_disk_gives_right_answers_or_starts_empty(tmp_path: Path, pattern: str, how: str) -> None:
+    store = RocksIds(tmp_path)
+    keys, right = [key(i) for i in range(1000)], [encode(((i, i),)) for i in range(1000)]
+    store.write(dict(zip(keys, right, strict=True)), 5, "life")
+    store.close()
+    for path in (tmp_path / "0").glob(pattern):
+        damaged(path, how)
+    store = RocksIds(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"], "a damaged slot is mended, not passed over"
     try:
+        found = store.get(keys)
+    except PartitionHalted:
+        found = store.get(keys)  # as the next session will find it
+        assert store.position == 0
+    assert found == (right if store.position == 5 else [None] * 1000)
+    store.write({key(1): right[2]}, 9, "life")
+    store.close()
+    store = RocksIds(tmp_path)
+    assert (store.position, store.get([key(1)])) == (9, [right[2]])
+    store.close()
+
+
+def test_what_another_format_wrote_is_discarded(tmp_path: Path) -> None:
+    for stored in (msgspec.msgpack.encode([99, 7, "life"]), msgspec.msgpack.encode("something else")):
         store = RocksIds(tmp_path)
-        found = store.get([key(i) for i in range(1000)])
-    except Exception as error:  # noqa: BLE001 - rocksdict raises plain Exception; the partition halts, and says so
-        assert str(error)
-        return
-    assert store.position in (0, 5)
-    right = [encode(((1, i),)) for i in range(1000)]
-    assert found == right if store.position == 5 else found == [None] * 1000
+        store.write({key(1): encode(((1, 1),)), META: stored}, 5, "life")
+        store._db.put(META, stored)
+        store.close()
+        store = RocksIds(tmp_path)
+        assert (store.position, store.incarnation, store.get([key(1)])) == (0, "", [None])
+        store.close()
+
+
+def test_a_disk_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise Exception("IO error: No space left on device: While appending to file")  # noqa: TRY002 - as rocksdict does
+
+    monkeypatch.setattr(store_module, "Rdict", refuse)
+    with pytest.raises(RollupError, match=r"No space left on device.*Check the disk"):
+        RocksIds(tmp_path)
+
+
+def test_the_path_of_a_store_does_not_decide_what_a_fault_means(tmp_path: Path) -> None:
+    directory = tmp_path / "Corruption" / "lock of blocks"
+    store = RocksIds(directory)
+    store.write({key(1): encode(((1, 1),))}, 5, "life")
+    other = RocksIds(directory)
+    assert (other.position, sorted(path.name for path in directory.iterdir())) == (0, ["0", "1"])
+    other.close()
+    store.close()
+
+
+def test_one_step_at_a_time_gets_round(tmp_path: Path) -> None:
+    store = RocksIds(tmp_path)
+    store.write({key(i): encode(((1, i),)) for i in range(10)}, 1, "life")
+    assert sum(store.expire(5, 1) for _ in range(12)) == 5
     store.close()
 
 

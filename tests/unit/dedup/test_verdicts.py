@@ -1,127 +1,212 @@
-"""Rule 3 against its naive definition: keep every copy ever seen, and look for those inside the horizon."""
+"""Rule 3 against its naive definition: a list of all copies ever seen."""
+
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.dedup import verdicts
-from rollup_engine.dedup.memory import MemoryIds
 from rollup_engine.dedup.verdicts import (
     CONFLICTING,
     COUNTED,
     DUPLICATE,
     FUTURE,
+    KEY_BYTES,
     LATE,
+    Runs,
     decode,
     encode,
+    id_keys,
     judge,
     judge_frame,
+    last_seen_ms,
+    renewed,
 )
 
-HORIZON_MS = 100
+REPEATS = (DUPLICATE, CONFLICTING)
 
-copies = st.lists(
-    st.tuples(
-        st.integers(0, 3),  # id
-        st.integers(1, 2),  # payload
-        st.integers(0, 400),  # the raw partition's clock: it may lie behind another partition's
-        st.sampled_from(["", "", "", "late", "future"]),
-    ),
-    max_size=40,
+
+@dataclass(frozen=True)
+class Copy:
+    """One row of the events log. Times are those of its raw partition's clock: they need not rise over partitions."""
+
+    id: int
+    payload: int
+    at_ms: int
+    future: bool
+    late: bool
+
+
+copies = st.builds(
+    Copy,
+    id=st.integers(1, 3),
+    payload=st.integers(1, 3),
+    at_ms=st.integers(0, 30),
+    future=st.sampled_from((False, False, False, True)),
+    late=st.sampled_from((False, False, True)),
 )
+horizons = st.integers(0, 12)
 
 
-def naive(rows: list[tuple[int, int, int, str]]) -> list[str]:
-    """The definition: an earlier copy, remembered, no more than the horizon before this one."""
-    seen: dict[int, list[tuple[int, int]]] = {}
-    found = []
-    for ident, payload, at_ms, mark in rows:
-        inside = [p for p, t in seen.get(ident, []) if t >= at_ms - HORIZON_MS]
+class Naive:
+    """Keeps every remembered copy in the order of the log."""
+
+    def __init__(self, horizon_ms: int) -> None:
+        self.horizon_ms = horizon_ms
+        self.seen: dict[int, list[Copy]] = {}
+
+    def judge(self, copy: Copy) -> str:
+        earlier = self.seen.setdefault(copy.id, [])
+        inside = [one for one in earlier if one.at_ms >= copy.at_ms - self.horizon_ms]
         if inside:
-            verdict = DUPLICATE if inside[0] == payload else CONFLICTING
-        else:
-            verdict = {"late": LATE, "future": FUTURE}.get(mark, COUNTED)
-        if inside or verdict == COUNTED:
-            seen.setdefault(ident, []).append((payload, at_ms))
+            earlier.append(copy)
+            return DUPLICATE if inside[0].payload == copy.payload else CONFLICTING
+        if copy.future or copy.late:
+            return FUTURE if copy.future else LATE
+        earlier.append(copy)
+        return COUNTED
+
+
+def judged_one_by_one(log: list[Copy], horizon_ms: int) -> list[str]:
+    runs: dict[int, Runs] = {}
+    found = []
+    for copy in log:
+        verdict, runs[copy.id] = judge(
+            runs.get(copy.id, ()), copy.payload, copy.at_ms, horizon_ms, future=copy.future, late=copy.late
+        )
         found.append(verdict)
     return found
 
 
-def frame(rows: list[tuple[int, int, int, str]]) -> pl.DataFrame:
+@given(st.lists(copies, max_size=30), horizons)
+def test_verdicts_are_those_of_the_definition(log: list[Copy], horizon_ms: int) -> None:
+    naive = Naive(horizon_ms)
+    assert judged_one_by_one(log, horizon_ms) == [naive.judge(copy) for copy in log]
+
+
+@pytest.mark.parametrize("runs_max", [1, 2, 3])
+@given(log=st.lists(copies, max_size=40), horizon_ms=horizons)
+def test_beyond_the_greatest_number_of_runs_a_repeat_is_still_a_repeat(
+    runs_max: int, log: list[Copy], horizon_ms: int
+) -> None:
+    naive = Naive(horizon_ms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "RUNS_MAX", runs_max)
+        for copy, found in zip(log, judged_one_by_one(log, horizon_ms), strict=True):
+            expected = naive.judge(copy)
+            assert found == expected or {found, expected} == set(REPEATS)
+
+
+def example(*rows: tuple[int, int, str]) -> list[str]:
+    """Verdicts on copies of one id, (payload, time, "" or "late" or "future"), under a horizon of 100 ms."""
+    log = [Copy(1, payload, at_ms, mark == "future", mark == "late") for payload, at_ms, mark in rows]
+    return judged_one_by_one(log, 100)
+
+
+def test_every_copy_renews_the_horizon() -> None:
+    assert example((1, 0, ""), (1, 90, ""), (1, 180, ""), (1, 281, "")) == [COUNTED, DUPLICATE, DUPLICATE, COUNTED]
+
+
+def test_a_late_or_future_id_is_not_remembered() -> None:
+    assert example((1, 0, "late"), (1, 1, "future"), (1, 2, ""), (1, 3, "late")) == [LATE, FUTURE, COUNTED, DUPLICATE]
+
+
+def test_a_conflict_is_with_the_earliest_copy_inside_the_horizon() -> None:
+    rows = (1, 0, ""), (2, 60, ""), (2, 120, ""), (1, 121, "")
+    assert example(*rows) == [COUNTED, CONFLICTING, DUPLICATE, CONFLICTING]
+
+
+def test_the_oldest_run_goes_first() -> None:
+    runs: Runs = ()
+    for number in range(verdicts.RUNS_MAX + 3):
+        runs = renewed(runs, number % 2, number)
+    assert len(runs) == verdicts.RUNS_MAX
+    assert (runs[0][1], runs[-1][1]) == (3, verdicts.RUNS_MAX + 2)
+
+
+def test_the_edge_of_the_horizon_is_inside() -> None:
+    runs = ((7, 100),)
+    assert judge(runs, 7, 110, 10, future=False, late=False)[0] == DUPLICATE
+    assert judge(runs, 7, 111, 10, future=False, late=False)[0] == COUNTED
+
+
+def test_a_copy_of_a_lagging_raw_partition_is_a_repeat_of_one_ahead_of_it() -> None:
+    assert judge(((7, 100),), 7, 5, 10, future=False, late=False)[0] == DUPLICATE
+
+
+def test_repeats_are_told_before_future_and_late_and_future_before_late() -> None:
+    assert judge(((7, 100),), 8, 100, 10, future=True, late=True)[0] == CONFLICTING
+    assert judge((), 7, 100, 10, future=True, late=True) == (FUTURE, ())
+    assert judge((), 7, 100, 10, future=False, late=True) == (LATE, ())
+
+
+@given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), st.integers(-(1 << 62), 1 << 62)), min_size=1, max_size=5))
+def test_encoded_runs_come_back(runs: list[tuple[int, int]]) -> None:
+    value = encode(tuple(runs))
+    assert decode(value) == tuple(runs)
+    assert last_seen_ms(value) == runs[-1][1]
+    assert len(value) == struct.calcsize(">Qq") * len(runs)
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+
+
+def frame_of(log: list[Copy]) -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "id_hash": pl.Series([row[0] for row in rows], dtype=pl.UInt128),
-            "payload": pl.Series([row[1] for row in rows], dtype=pl.UInt64),
-            "clock_ms": pl.Series([row[2] for row in rows], dtype=pl.Int64),
-            "late": pl.Series([row[3] == "late" for row in rows], dtype=pl.Boolean),
-            "future": pl.Series([row[3] == "future" for row in rows], dtype=pl.Boolean),
+            "id_hash": pl.Series([copy.id << 100 for copy in log], dtype=pl.UInt128),
+            "payload": pl.Series([copy.payload for copy in log], dtype=pl.UInt64),
+            "clock_ms": pl.Series([copy.at_ms for copy in log], dtype=pl.Int64),
+            "future": pl.Series([copy.future for copy in log], dtype=pl.Boolean),
+            "late": pl.Series([copy.late for copy in log], dtype=pl.Boolean),
         }
     )
 
 
-def judged(batches: list[list[tuple[int, int, int, str]]]) -> tuple[list[str], dict[bytes, bytes]]:
-    store = MemoryIds()
+def judged_in_frames(log: list[Copy], cuts: list[int], horizon_ms: int, store: dict[bytes, bytes]) -> list[str]:
     found: list[str] = []
-    for number, rows in enumerate(batches):
-        if rows:
-            columns = frame(rows)
-            keys = verdicts.id_keys(columns)
-            outcome = judge_frame(columns, keys, store.get(keys), HORIZON_MS)
-            found += outcome.verdicts.to_list()
-            store.write(outcome.puts, number, "life")
-    return found, store.ids
+    bounds = sorted({0, len(log), *(cut % (len(log) + 1) for cut in cuts)})
+    for start, end in pairwise(bounds):
+        frame = frame_of(log[start:end])
+        keys = id_keys(frame)
+        judged = judge_frame(frame, keys, [store.get(key) for key in keys], horizon_ms)
+        found += judged.verdicts.to_list()
+        store.update(judged.puts)
+    return found
 
 
-@given(rows=copies)
-def test_one_by_one_is_the_definition(rows: list[tuple[int, int, int, str]]) -> None:
-    runs: dict[int, verdicts.Runs] = {}
-    found = []
-    for ident, payload, at_ms, mark in rows:
-        verdict, runs[ident] = judge(
-            runs.get(ident, ()), payload, at_ms, HORIZON_MS, future=mark == "future", late=mark == "late"
-        )
-        found.append(verdict)
-    assert found == naive(rows)
+wide = st.builds(
+    lambda copy, id_: Copy(id_, copy.payload, copy.at_ms, copy.future, copy.late), copies, st.integers(1, 40)
+)
 
 
-@given(rows=copies, cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_batches_however_cut_are_the_definition_and_leave_the_same_store(
-    rows: list[tuple[int, int, int, str]], cuts: list[int]
+@given(st.lists(copies | wide, max_size=40), st.lists(st.integers(0, 100), max_size=4), horizons)
+def test_a_frame_is_judged_as_its_rows_one_by_one(log: list[Copy], cuts: list[int], horizon_ms: int) -> None:
+    assert judged_in_frames(log, cuts, horizon_ms, {}) == judged_one_by_one(log, horizon_ms)
+
+
+@given(
+    st.lists(copies | wide, max_size=40),
+    st.lists(st.integers(0, 100), max_size=4),
+    st.lists(st.integers(0, 100), max_size=4),
+    horizons,
+)
+def test_what_is_remembered_does_not_depend_on_the_batches(
+    log: list[Copy], cuts: list[int], others: list[int], horizon_ms: int
 ) -> None:
-    edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    found, store = judged([rows[a:b] for a, b in zip(edges, edges[1:], strict=False)])
-    assert found == naive(rows)
-    assert store == judged([rows])[1]
+    store: dict[bytes, bytes] = {}
+    rebuilt: dict[bytes, bytes] = {}
+    judged_in_frames(log, cuts, horizon_ms, store)
+    judged_in_frames(log, others, horizon_ms, rebuilt)
+    assert rebuilt == store
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=5))
-def test_runs_survive_encoding(runs: list[tuple[int, int]]) -> None:
-    value = encode(tuple(runs))
-    assert decode(value) == tuple(runs)
-    assert verdicts.last_seen_ms(value) == runs[-1][1]
-
-
-def test_every_copy_renews_the_horizon() -> None:
-    rows = [(1, 1, 0, ""), (1, 1, 90, ""), (1, 1, 180, ""), (1, 1, 281, "")]
-    assert judged([rows])[0] == [COUNTED, DUPLICATE, DUPLICATE, COUNTED]
-
-
-def test_a_late_or_future_id_is_not_remembered() -> None:
-    rows = [(1, 1, 0, "late"), (1, 1, 1, "future"), (1, 1, 2, ""), (1, 1, 3, "late")]
-    assert judged([rows])[0] == [LATE, FUTURE, COUNTED, DUPLICATE]
-
-
-def test_a_conflict_is_with_the_earliest_copy_inside_the_horizon() -> None:
-    rows = [(1, 1, 0, ""), (1, 2, 60, ""), (1, 2, 120, ""), (1, 1, 121, "")]
-    assert judged([rows])[0] == [COUNTED, CONFLICTING, DUPLICATE, CONFLICTING]
-
-
-def test_an_id_of_very_many_payloads_stays_bounded_and_counted_once() -> None:
-    runs: verdicts.Runs = ()
-    seen = []
-    for number in range(10 * verdicts.RUNS_MAX):
-        verdict, runs = judge(runs, number % 2, number, 10**6, future=False, late=False)
-        seen.append(verdict)
-    assert seen[0] == COUNTED
-    assert COUNTED not in seen[1:]
-    assert len(runs) == verdicts.RUNS_MAX
+def test_keys_are_as_long_as_the_store_expects_and_keep_their_order() -> None:
+    frame = frame_of([Copy(number, 1, 0, False, False) for number in (3, 1, 2)])
+    keys = id_keys(frame)
+    assert [len(key) for key in keys] == [KEY_BYTES] * 3
+    assert [int.from_bytes(key, "big") >> 100 for key in keys] == [3, 1, 2]

@@ -1,0 +1,450 @@
+"""The dedup stage on its own: rule 2's order, restarts, holes, and how long ids are kept."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import polars as pl
+import pytest
+
+from rollup_engine.clock import ManualClock
+from rollup_engine.config.model import Config, EventType, Rollup, Timestamp
+from rollup_engine.dedup.deduplicator import DedupState
+from rollup_engine.dedup.memory import MemoryIds
+from rollup_engine.dedup.stage import DedupPartition
+from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
+from rollup_engine.exchange import HOLE_MS_MAX, Packed, pack, unpack
+from rollup_engine.progress import DEDUP, ROUTE
+from rollup_engine.runtime.memory import MemoryLog, MemorySink
+from rollup_engine.tables import Schema
+from rollup_engine.topology import Topology
+
+HORIZON_MS = 100
+IDLE_MS = 1_000
+RAW_0, RAW_1 = "raw/0", "raw/1"
+EVENTS, DELTAS = "app.events", "app.deltas.calls"
+
+
+class Row(NamedTuple):
+    """A well-formed event: its raw offset, id, payload, and the clock of its raw partition."""
+
+    offset: int
+    id: int
+    payload: int
+    clock_ms: int
+    late: bool = False
+
+
+def packed(source: str, start: int, end: int, *rows: Row, clock_ms: int = 0, generation: int = 1) -> Packed:
+    frame = pl.DataFrame(
+        {
+            "offset": pl.Series([row.offset for row in rows], dtype=pl.Int64),
+            "primary": [True] * len(rows),
+            "id": [f"id-{row.id}" for row in rows],
+            "id_hash": pl.Series([row.id for row in rows], dtype=pl.UInt128),
+            "payload": pl.Series([row.payload for row in rows], dtype=pl.UInt64),
+            "timestamp_ms": pl.Series([0] * len(rows), dtype=pl.Int64),
+            "customer": ["c"] * len(rows),
+            "record_ms": pl.Series([row.clock_ms for row in rows], dtype=pl.Int64),
+            "clock_ms": pl.Series([row.clock_ms for row in rows], dtype=pl.Int64),
+            "watermark_ms": pl.Series([0] * len(rows), dtype=pl.Int64),
+            "late": [row.late for row in rows],
+            "future": [False] * len(rows),
+        }
+    )
+    clock_ms = max([clock_ms, *(row.clock_ms for row in rows)])
+    return Packed("life", generation, source, start, end, clock_ms, {"event:calls": frame} if rows else {})
+
+
+def config_of(*tables: str) -> Config:
+    rollups = tuple(Rollup(name=t, table=t, window_ms=1_000, emit_every_ms=1_000) for t in tables)
+    event = EventType(
+        event="calls",
+        topics=("raw",),
+        id_path="id",
+        timestamp=Timestamp(path="at"),
+        customer_path="customer",
+        rollups=rollups,
+        grace_ms=10,
+        horizon_ms=HORIZON_MS,
+        max_future_ms=10,
+    )
+    return Config(events=(event,))
+
+
+class Bench:
+    """One events partition, with everything around it in memory."""
+
+    def __init__(self) -> None:
+        self.log, self.sink, self.clock = MemoryLog(), MemorySink(), ManualClock()
+        self.store = MemoryIds()
+        self.configs = {1: config_of("calls"), 2: config_of("calls", "more")}
+        self.partition: DedupPartition
+        self.read_to = 0
+
+    async def start(self, *, generation: int = 1, raw_partitions: int = 2) -> int:
+        await self.log.create("raw", raw_partitions, {})
+        for topic in (EVENTS, DELTAS, "app.deltas.more"):
+            await self.log.create(topic, 1, {})
+        for source in (RAW_0, RAW_1):
+            if await self.sink.position(ROUTE, source) is None:
+                await self.sink.claim(ROUTE, source, 0)
+
+        async def load(wanted: int) -> Config:
+            return self.configs[wanted]
+
+        schemas = {rollup.table: Schema.of(rollup) for rollup in self.configs[generation].rollups}
+        topology = Topology(
+            app_id="app",
+            partitions=1,
+            generation=generation,
+            configs={generation: self.configs[generation]},
+            incarnations=dict.fromkeys((EVENTS, DELTAS, "app.deltas.more"), "life"),
+            schemas=schemas,
+            load_config=load,
+        )
+        self.partition = DedupPartition(topology, 0, self.log, self.sink, self.clock, lambda _: self.store, IDLE_MS)
+        self.read_to = await self.partition.open()
+        return self.read_to
+
+    def send(self, *records: Packed) -> None:
+        for record in records:
+            for value in pack(record):
+                self.log.put(EVENTS, 0, value, 0)
+
+    async def work_off(self) -> None:
+        """Everything that is there, in one batch."""
+        records = self.log.read(EVENTS, 0, self.read_to, 1_000)
+        self.read_to += len(records)
+        await self.partition.process(records, self.read_to)
+
+    def booked(self, source: str = RAW_0) -> dict[str, int]:
+        books = self.sink.books.get(("calls", source))
+        return {} if books is None else {k: n for k, n in vars(books).items() if isinstance(n, int) and n}
+
+    def deltas(self, topic: str = DELTAS) -> list[tuple[int, int, list[int]]]:
+        """Per deltas record: what it covers, and the events offsets of its rows."""
+        found = []
+        for record in self.log.read(topic, 0, 0, 1_000):
+            one = unpack(record.value or b"")
+            found.append((one.start, one.end, [o for frame in one.tables.values() for o in frame["offset"]]))
+        return found
+
+    @property
+    def row(self) -> Any:
+        return self.sink.rows[DEDUP, f"{EVENTS}/0"]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+# ------------------------------------------------------------------------------------------------- the order of rule 2
+
+
+async def test_deltas_are_sent_then_the_sink_advances_then_the_store_is_written(bench: Bench) -> None:
+    done: list[str] = []
+
+    class Watched(MemoryIds):
+        def write(self, puts: Any, position: int, incarnation: str) -> None:
+            done.append(f"store {position}")
+            super().write(puts, position, incarnation)
+
+    bench.store = Watched()
+    await bench.start()
+    append, advance = bench.log.append, bench.sink.advance
+
+    async def watched_append(topic: str, partition: int, value: bytes) -> int:
+        done.append("send")
+        return await append(topic, partition, value)
+
+    async def watched_advance(*args: Any) -> Any:
+        done.append(f"advance {args[1]}")
+        return await advance(*args)
+
+    bench.log.append, bench.sink.advance = watched_append, watched_advance  # type: ignore[method-assign,assignment]
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    assert done == ["send", "advance 1", "store 1"]
+
+
+async def test_nothing_is_remembered_or_booked_where_deltas_were_not_acknowledged(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+
+    async def refuse(topic: str, partition: int, value: bytes) -> int:
+        raise BrokerUnavailable
+
+    bench.log.append = refuse  # type: ignore[method-assign]
+    with pytest.raises(BrokerUnavailable):
+        await bench.work_off()
+    assert (bench.booked(), bench.store.ids, bench.row.next_offset) == ({}, {}, 0)
+
+
+async def test_a_zombie_changes_nothing(bench: Bench) -> None:
+    await bench.start()
+    await bench.sink.claim(DEDUP, f"{EVENTS}/0", 0)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    with pytest.raises(ClaimLost):
+        await bench.work_off()
+    assert (bench.booked(), bench.store.ids) == ({}, {})
+
+
+# ------------------------------------------------------------------------------------------------------- the id store
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+async def test_a_store_that_is_behind_or_gone_is_brought_up_judging_nothing(bench: Bench, kept: int) -> None:
+    """`kept`: the disk comes back as it was after so many records."""
+    await bench.start()
+    images = [bench.store.copy()]
+    for offset in range(3):
+        bench.send(packed(RAW_0, offset, offset + 1, Row(offset, offset, 1, offset)))
+        await bench.work_off()
+        images.append(bench.store.copy())
+    live, bench.store = bench.store, images[kept]
+    assert await bench.start() == 3
+    assert (bench.store.ids, bench.store.position) == (live.ids, 3)
+    assert bench.booked() == {"counted": 3, "records": 3}
+    bench.send(packed(RAW_0, 3, 4, Row(3, 0, 1, 3)))
+    await bench.work_off()
+    assert bench.booked() == {"counted": 3, "duplicate": 1, "records": 4}
+
+
+async def test_a_store_ahead_of_the_sink_is_rebuilt(bench: Bench) -> None:
+    """The database came back from a backup: what the store knows beyond it would turn first copies into repeats."""
+    await bench.start()
+    backup = dict(bench.sink.rows)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    bench.sink.rows, bench.sink.books = backup, {}
+    assert await bench.start() == 0
+    await bench.work_off()
+    assert bench.booked() == {"counted": 1, "records": 1}
+
+
+async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(bench: Bench) -> None:
+    """A late copy first, not remembered; then a counted one. Taken in twice, the late one would renew the other."""
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 95, late=True)), packed(RAW_1, 0, 1, Row(0, 1, 1, 10)))
+    bench.send(packed(RAW_0, 1, 1, generation=2))
+    bench.configs[2] = bench.configs[1]
+    bench.partition._topology.generation = 2
+    await bench.work_off()
+    assert bench.booked() == {"late": 1, "records": 1}
+    assert bench.booked(RAW_1) == {"counted": 1, "records": 1}
+    live = bench.store
+
+    class CrashesOnce(MemoryIds):
+        crashed = False
+
+        def write(self, puts: Any, position: int, incarnation: str) -> None:
+            super().write(puts, position, incarnation)
+            if not self.crashed:
+                self.crashed = True
+                raise OSError("the machine stopped")
+
+    bench.store = CrashesOnce()
+    with pytest.raises(OSError, match="the machine stopped"):
+        await bench.start(generation=2)
+    await bench.start(generation=2)
+    assert bench.store.ids == live.ids
+    bench.send(packed(RAW_0, 1, 2, Row(1, 1, 1, 120), generation=2))
+    await bench.work_off()
+    assert bench.booked()["counted"] == 1, "10 is beyond the horizon of 120, and the late copy at 95 does not count"
+
+
+async def test_ids_outlive_a_new_life_of_the_events_topic(bench: Bench) -> None:
+    await bench.start()
+    bench.store.write({}, 7, "an earlier life")
+    bench.store.ids[(1).to_bytes(16, "big")] = b"\x00" * 7 + b"\x01" + b"\x00" * 7 + b"\x05"
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    assert (bench.booked(), bench.store.incarnation) == ({"duplicate": 1, "records": 1}, "life")
+
+
+# -------------------------------------------------------------------------------------------------------------- holes
+
+
+async def test_nothing_behind_a_hole_is_judged_until_it_closes_whoever_sends_it(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_1, 0, 1, Row(0, 9, 1, 5)))
+    bench.send(packed(RAW_0, 2, 3, Row(2, 2, 1, 5)), packed(RAW_1, 1, 2, Row(1, 8, 1, 5)))
+    await bench.work_off()
+    assert (bench.booked(), bench.booked(RAW_1), bench.row.next_offset) == ({}, {"counted": 1, "records": 1}, 1)
+    await bench.partition.tick()
+    bench.clock.advance(HOLE_MS_MAX)
+    bench.send(packed(RAW_0, 0, 2, Row(0, 1, 1, 5)), packed(RAW_0, 2, 3, Row(2, 2, 1, 5)))
+    await bench.work_off()
+    await bench.partition.tick()
+    bench.clock.advance(HOLE_MS_MAX)
+    await bench.partition.tick()
+    assert bench.booked() == {"counted": 2, "records": 2}
+    assert bench.booked(RAW_1) == {"counted": 2, "records": 2}
+    assert [cover for cover in bench.deltas() if cover[2]] == [(0, 1, [0]), (1, 5, [2, 3, 4])]
+
+
+async def test_a_hole_halts_the_partition_after_a_while_and_names_what_is_missing(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 2, 3, Row(2, 2, 1, 5)))
+    await bench.work_off()
+    await bench.partition.tick()
+    bench.clock.advance(HOLE_MS_MAX + 1)
+    with pytest.raises(PartitionHalted, match="raw/0 from offset 0"):
+        await bench.partition.tick()
+
+
+async def test_a_restart_at_a_hole_changes_nothing(bench: Bench) -> None:
+    """The refused record must not be taken later at its own place: rollup has passed that place already."""
+    await bench.start()
+    bench.send(packed(RAW_0, 2, 3, Row(2, 2, 1, 5)), packed(RAW_0, 0, 2, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    assert await bench.start() == 0
+    await bench.work_off()
+    assert (bench.booked(), bench.deltas()) == ({}, [])
+    bench.send(packed(RAW_0, 2, 3, Row(2, 2, 1, 5)))
+    await bench.work_off()
+    assert bench.booked() == {"counted": 2, "records": 2}
+    assert bench.deltas() == [(0, 3, [1, 2])]
+
+
+# ---------------------------------------------------------------------------------------------------- what is cut
+
+
+async def test_a_copy_that_the_marks_cut_is_not_booked_but_renews_its_id(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 60, late=True)), packed(RAW_1, 0, 1, Row(0, 1, 1, 10)))
+    await bench.work_off()
+    bench.send(packed(RAW_0, 0, 2, Row(0, 1, 1, 60, late=True), Row(1, 1, 1, 150)))
+    await bench.work_off()
+    assert bench.booked() == {"late": 1, "duplicate": 1, "records": 2}
+    assert bench.booked(RAW_1) == {"counted": 1, "records": 1}
+
+
+# ------------------------------------------------------------------------------------------------------- generations
+
+
+async def test_a_rollup_declared_later_gets_records_from_the_very_start(bench: Bench) -> None:
+    await bench.start(generation=2)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    bench.send(packed(RAW_0, 1, 2, Row(1, 2, 1, 5)), packed(RAW_0, 2, 3, Row(2, 3, 1, 5), generation=2))
+    await bench.work_off()
+    assert bench.deltas() == [(0, 1, [0]), (1, 2, [1]), (2, 3, [2])]
+    assert bench.deltas("app.deltas.more") == [(0, 3, [2])]
+
+
+async def test_a_worker_with_an_older_yaml_stops(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5), generation=2))
+    with pytest.raises(PartitionHalted, match="generation 2 is active"):
+        await bench.work_off()
+    await bench.start(generation=2)
+    await bench.work_off()
+    with pytest.raises(PartitionHalted, match="generation 2 is active"):
+        await bench.start(generation=1)
+
+
+# -------------------------------------------------------------------------------------------------------- senders
+
+
+async def test_a_source_the_database_does_not_know_halts(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed("elsewhere/0", 0, 1, Row(0, 1, 1, 5)))
+    with pytest.raises(PartitionHalted, match="elsewhere/0"):
+        await bench.work_off()
+
+
+async def test_a_mark_begins_where_the_sender_began(bench: Bench) -> None:
+    await bench.sink.claim(ROUTE, RAW_0, 40)
+    await bench.start()
+    bench.send(packed(RAW_0, 41, 42, Row(41, 1, 1, 5)))
+    await bench.work_off()
+    assert bench.booked() == {}, "40 is missing"
+    bench.send(packed(RAW_0, 40, 42, Row(40, 2, 1, 5), Row(41, 1, 1, 5)))
+    await bench.work_off()
+    assert bench.booked() == {"counted": 2, "records": 2}
+
+
+async def test_an_idle_partition_sends_empty_records(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    for _ in range(2):
+        await bench.partition.tick()
+        bench.clock.advance(IDLE_MS)
+    await bench.partition.tick()
+    assert bench.deltas() == [(0, 1, [0]), (1, 1, []), (1, 1, [])]
+
+
+async def test_a_position_outside_the_topic_halts(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    bench.log = MemoryLog()
+    with pytest.raises(PartitionHalted, match="holds offsets 0 to 0, but 1 is next"):
+        await bench.start()
+
+
+# ------------------------------------------------------------------------------------------------ how long ids live
+
+
+def state(clocks: dict[str, int], idle: Iterable[str] = ()) -> DedupState:
+    return DedupState(clocks=clocks, empty=dict.fromkeys(idle, 2))
+
+
+def test_ids_live_for_a_horizon_beyond_the_slowest_clock() -> None:
+    assert state({RAW_0: 1_000, RAW_1: 950}).expired_before_ms(100, {RAW_0, RAW_1}) == 850
+
+
+def test_a_source_with_a_backlog_holds_deletion_back_for_as_long_as_it_takes() -> None:
+    assert state({RAW_0: 1_000, RAW_1: 200}).expired_before_ms(100, {RAW_0, RAW_1}) == 100
+
+
+def test_an_idle_source_holds_deletion_back_by_one_more_horizon() -> None:
+    assert state({RAW_0: 1_000, RAW_1: 200}, idle=[RAW_1]).expired_before_ms(100, {RAW_0, RAW_1}) == 800
+
+
+def test_a_source_that_is_no_more_holds_deletion_back_by_one_more_horizon() -> None:
+    assert state({RAW_0: 1_000, "gone/0": 200}).expired_before_ms(100, {RAW_0}) == 800
+
+
+def test_nothing_is_deleted_before_every_source_was_heard_of() -> None:
+    assert state({RAW_0: 1_000}).expired_before_ms(100, {RAW_0, RAW_1}) is None
+
+
+async def test_our_own_backlog_never_ages_an_id(bench: Bench) -> None:
+    """One raw partition is worked off far ahead of the other; a repeat on the slow one is still a repeat."""
+    await bench.start()
+    bench.send(packed(RAW_1, 0, 1, Row(0, 1, 1, 10)))
+    bench.send(packed(RAW_0, 0, 1, Row(0, 2, 1, 5_000)))
+    await bench.work_off()
+    bench.send(packed(RAW_1, 1, 1), packed(RAW_0, 1, 2, Row(1, 3, 1, 6_000)))  # one empty record: a slow sender's
+    await bench.work_off()
+    bench.send(packed(RAW_1, 1, 2, Row(1, 1, 1, 20)))
+    await bench.work_off()
+    assert bench.booked(RAW_1) == {"counted": 1, "duplicate": 1, "records": 2}
+
+
+async def test_ids_are_deleted_once_no_source_can_need_them(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_1, 0, 1, Row(0, 1, 1, 10)), packed(RAW_0, 0, 1, Row(0, 2, 1, 5_000)))
+    await bench.work_off()
+    assert len(bench.store.ids) == 2
+    bench.send(packed(RAW_1, 1, 1), packed(RAW_1, 1, 1), packed(RAW_0, 1, 2, Row(1, 3, 1, 6_000)))
+    await bench.work_off()
+    assert [int.from_bytes(key, "big") for key in bench.store.ids] == [3]
+
+
+async def test_a_stale_empty_record_makes_no_source_idle(bench: Bench) -> None:
+    await bench.start(raw_partitions=1)
+    bench.send(packed(RAW_0, 0, 5, Row(0, 1, 1, 10)), packed(RAW_0, 3, 3), packed(RAW_0, 0, 0))
+    await bench.work_off()
+    assert bench.row.state["empty"] == {RAW_0: 0}
+    bench.send(packed(RAW_0, 5, 5), packed(RAW_0, 5, 5))
+    await bench.work_off()
+    assert bench.row.state["empty"] == {RAW_0: 2}
+    bench.send(packed(RAW_0, 5, 6, Row(5, 2, 1, 10)))
+    await bench.work_off()
+    assert bench.row.state["empty"] == {RAW_0: 0}
