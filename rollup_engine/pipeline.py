@@ -32,6 +32,8 @@ class StagePartition(Protocol):
     async def process(self, records: Sequence[Record], position: int) -> None:
         """Take `records`, in offset order, to the next log and the sink; `position` is the offset after them.
 
+        Without records there was nothing to read up to `position`.
+
         Raises `ClaimLost` when another worker has taken over, `PartitionHalted` when reading on could be wrong.
         """
         ...
@@ -72,8 +74,9 @@ async def drive(
                     end = await drain_to() if drain_to is not None else 0
                 if reader.position >= end:
                     break
+            before = reader.position
             records = await reader.read(partition.records_max, poll_ms)
-            if records:
+            if records or reader.position != before:  # aborted transactions move the position, and give no record
                 started = time.perf_counter()
                 await partition.process(records, reader.position)
                 BATCH_SECONDS.labels(partition.stage).observe(time.perf_counter() - started)

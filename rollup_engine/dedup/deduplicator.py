@@ -38,7 +38,8 @@ class DedupState(msgspec.Struct, frozen=True):
 
     marks: dict[str, int] = {}
     clocks: dict[str, int] = {}  # running maximum of the raw records' time, per source
-    empty: dict[str, int] = {}  # empty records in a row at the mark, per source: from the second on it is idle
+    empty: dict[str, int] = {}  # the fastest clock as a source's last record came; only where that was an empty one
+    idle: dict[str, int] = {}  # and as the one before came, also empty: after that it had nothing to send for a while
     generation: int = 0  # of the last record judged
 
     def expired_before_ms(self, horizon_ms: int, raw: Collection[str]) -> int | None:
@@ -47,17 +48,13 @@ class DedupState(msgspec.Struct, frozen=True):
         One that works off a backlog holds it back for as long as it takes; an idle one, or one that is not among the
         `raw` partitions there are, by one more horizon at most. None while some of `raw` were never heard of.
         """
-        if not self.clocks.keys() >= set(raw):
+        if not self.clocks or not self.clocks.keys() >= set(raw):
             return None
-        idle_ms = max(self.clocks.values(), default=0) - horizon_ms
-        slowest = min(
-            (
-                max(clock_ms, idle_ms) if self.empty.get(source, 0) > 1 or source not in raw else clock_ms
-                for source, clock_ms in self.clocks.items()
-            ),
-            default=0,
+        fastest = max(self.clocks.values())
+        return -horizon_ms + min(
+            max(clock_ms, (self.idle.get(source, 0) if source in raw else fastest) - horizon_ms)
+            for source, clock_ms in self.clocks.items()
         )
-        return slowest - horizon_ms
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def deduplicate(
     lookup: Lookup,
 ) -> Outcome:
     """Judge `records` (events offset, record), all of one generation, under its `config`. Moves `marks` along."""
-    clocks, empty = dict(state.clocks), dict(state.empty)
+    clocks, empty, idle = dict(state.clocks), dict(state.empty), dict(state.idle)
     tables: dict[str, list[pl.DataFrame]] = {}
     for offset, packed in records:
         taken = marks.take(packed.source, packed.start, packed.end)
@@ -86,9 +83,11 @@ def deduplicate(
             continue
         clocks[packed.source] = max(packed.clock_ms, clocks.get(packed.source, packed.clock_ms))
         if packed.end > taken.cut:
-            empty[packed.source] = 0
-        elif packed.start == packed.end == taken.mark:  # one may be sent by a slow sender, a second only by an idle one
-            empty[packed.source] = empty.get(packed.source, 0) + 1
+            empty.pop(packed.source, None)
+        elif packed.start == packed.end == taken.mark:  # one may come of a slow sender, a second only of an idle one
+            if packed.source in empty:
+                idle[packed.source] = empty[packed.source]
+            empty[packed.source] = max(clocks.values())
         for name, frame in packed.tables.items():
             tables.setdefault(name, []).append(
                 frame.with_columns(
@@ -120,7 +119,7 @@ def deduplicate(
         books.add(rows, pl.col("event"), pl.lit(UNMATCHED))
     letters_frame = letters.combined(dead)
     writes = Writes(books=books.entries(), dead_letters=letters_frame if letters_frame.height else None)
-    state = DedupState(dict(marks.by_source), clocks, empty, state.generation)
+    state = DedupState(dict(marks.by_source), clocks, empty, idle, state.generation)
     return Outcome(state, puts, writes, deltas)
 
 

@@ -15,7 +15,7 @@ from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.exchange import Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
-from rollup_engine.route.router import Router, RouteState, Tables, checksum
+from rollup_engine.route.router import Routed, Router, RouteState, Tables, checksum
 from rollup_engine.topology import Topology, events_topic, source_name
 
 
@@ -74,7 +74,7 @@ class RoutePartition:
             )
 
     async def process(self, records: Sequence[Record], position: int) -> None:
-        routed = self._router.route(self._state, records, self._clock.now_ms())
+        routed = self._router.route(self._state, records, self._clock.now_ms()) if records else Routed(self._state)
         await self._send(routed.tables, position, routed.state.clock_ms)
         state: dict[str, object] = msgspec.to_builtins(routed.state)
         self._claim = await self._sink.advance(self._claim, position, state, NOTHING)

@@ -20,7 +20,8 @@ async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool
     try:
         return await asyncpg.create_pool(
             database_url,
-            min_size=1,
+            min_size=0,  # with a floor, asyncpg logs a traceback for every try to restore it
+            init_size=1,
             max_size=connections_max,
             command_timeout=60,
             init=prepare,

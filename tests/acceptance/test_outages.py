@@ -7,10 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import asyncpg
+import psutil
 import pytest
 
 from rollup_engine.runtime.embedded import Database, adopt_broker, start_database
-from tests.acceptance.cli import Engine, until
+from rollup_engine.runtime.postgres import lock_schema
+from tests.acceptance.cli import PATIENCE_SECONDS, Engine, until
 from tests.acceptance.traffic import events, recount, totals
 
 
@@ -43,8 +46,6 @@ def test_postgres_restarts_under_load(make_engine: Callable[..., Engine], databa
 
 def test_a_kafka_that_hangs_is_waited_for(engine: Engine) -> None:
     """The broker's process stands still for a while, and then goes on as if nothing had been."""
-    import psutil
-
     up = engine.up()
     lines = events(4_000, seed=31)
     engine.produce(lines[:2_000])
@@ -59,6 +60,28 @@ def test_a_kafka_that_hangs_is_waited_for(engine: Engine) -> None:
     engine.settled(len(lines))
     assert up.stop() == 0, up.output
     assert asyncio.run(totals(engine.environment["ROLLUP_DATABASE_URL"])) == recount(lines)
+
+
+def test_a_stop_before_it_has_begun_ends_at_once(engine: Engine) -> None:
+    """It waits for another process that changes the schema, and has nothing to finish."""
+
+    async def stop_while_locked() -> int:
+        connection = await asyncpg.connect(engine.environment["ROLLUP_DATABASE_URL"])
+        try:
+            await connection.execute("BEGIN")
+            await lock_schema(connection)
+            up = engine.start("up")
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not await connection.fetchval(waiting):
+                    await asyncio.sleep(0.05)
+            up.send(signal.SIGTERM)
+            return await asyncio.to_thread(up.ends, 20)
+        finally:
+            await connection.close()
+
+    assert asyncio.run(stop_while_locked()) == 0
+    assert adopt_broker(engine.state_dir) is None
 
 
 def test_a_stop_before_postgres_is_back_still_ends(make_engine: Callable[..., Engine], database: Database) -> None:

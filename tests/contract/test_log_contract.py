@@ -226,6 +226,15 @@ class TestReader:
         await one.close()
         await other.close()
 
+    async def test_many_one_after_another_leave_nothing_behind(self, log: Log, topic: str) -> None:
+        """A session opens one whenever it begins; each holds a connection and what it has read ahead."""
+        await filled(log, topic, [b"x"])
+        for _ in range(5):
+            reader = await log.reader(topic, 0, 0)
+            await read_some(reader)
+            await reader.close()
+        assert not isinstance(log, KafkaLog) or not log._readers
+
     async def test_beyond_the_end_it_halts(self, log: Log, topic: str) -> None:
         await filled(log, topic, [b"x"] * 3)
         reader = await log.reader(topic, 0, 50)
@@ -238,10 +247,15 @@ class TestReader:
 
 async def halts(reader: Reader, cause: str) -> None:
     """Within a bounded time reading raises `PartitionHalted`, and gives no record before."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
     with pytest.raises(PartitionHalted, match=cause):
-        while time.monotonic() < deadline:
-            assert not await reader.read(10, WAIT_MS)
+        await _read_nothing(reader)
+
+
+async def _read_nothing(reader: Reader) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        assert not await reader.read(10, WAIT_MS)
+        await asyncio.sleep(0)
 
 
 class TestTrim:
@@ -379,9 +393,7 @@ class TestApacheFaults:
         await apache_log.append(topic, 0, b"another life")
         await halts(reader, "10 is next")
 
-    async def test_appending_goes_on_in_a_topic_made_again(
-        self, apache: str, apache_log: KafkaLog, topic: str
-    ) -> None:
+    async def test_appending_goes_on_in_a_topic_made_again(self, apache: str, apache_log: KafkaLog, topic: str) -> None:
         await filled(apache_log, topic, [b"%d" % i for i in range(10)])
         await self._make_again(apache, apache_log, topic)
         assert await apache_log.append(topic, 0, b"another life") == 0

@@ -193,7 +193,9 @@ class TestPassingFaults:
             assert await held(pool) == (1, 1)
 
     async def test_a_database_that_is_not_there_is_an_error_at_once(self) -> None:
-        with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/x does not answer.*ROLLUP_DATABASE_URL") as raised:
+        with pytest.raises(
+            DatabaseUnavailable, match=r"127\.0\.0\.1:1/x does not answer.*ROLLUP_DATABASE_URL"
+        ) as raised:
             await schema.connect("postgresql://someone:secret@127.0.0.1:1/x")
         assert "secret" not in str(raised.value)
 

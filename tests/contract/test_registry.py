@@ -47,8 +47,6 @@ async def apache_log(apache: str) -> AsyncIterator[KafkaLog]:
         yield connected
 
 
-
-
 async def join(
     pool: "asyncpg.Pool[asyncpg.Record]",
     log: KafkaLog,
@@ -93,16 +91,12 @@ class TestJoining:
         assert (topology.generation, topology.config) == (1, config())
         assert topology.schemas["downloads"].groups == ("region", "speed")
 
-    async def test_the_same_yaml_joins(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str
-    ) -> None:
+    async def test_the_same_yaml_joins(self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str) -> None:
         first, second = await join(pool, log, app_id), await join(pool, log, app_id)
         assert second.generation == first.generation == 1
         assert second.incarnations == first.incarnations
 
-    async def test_many_at_once_agree(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str
-    ) -> None:
+    async def test_many_at_once_agree(self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str) -> None:
         topologies = await asyncio.gather(*(join(pool, log, app_id) for _ in range(6)))
         assert {topology.generation for topology in topologies} == {1}
         assert len({tuple(sorted(topology.incarnations.items())) for topology in topologies}) == 1
@@ -113,16 +107,16 @@ class TestJoining:
         await join(pool, log, app_id)
         with pytest.raises(ConfigError) as raised:
             await join(pool, log, app_id, OTHER)
-        assert re.search(rf"App id '{app_id}' is running with another YAML \(work on .*, process \d+\)", str(raised.value))
+        assert re.search(
+            rf"App id '{app_id}' is running with another YAML \(work on .*, process \d+\)", str(raised.value)
+        )
         assert "'download' differs in rollups" in str(raised.value)
         assert raised.value.exit_status == 2
 
     async def test_of_two_different_ones_at_once_one_runs(
         self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str
     ) -> None:
-        done = await asyncio.gather(
-            join(pool, log, app_id), join(pool, log, app_id, OTHER), return_exceptions=True
-        )
+        done = await asyncio.gather(join(pool, log, app_id), join(pool, log, app_id, OTHER), return_exceptions=True)
         assert sorted(type(result).__name__ for result in done) == ["ConfigError", "Topology"]
 
     async def test_a_new_yaml_after_the_old_one_is_a_new_generation(

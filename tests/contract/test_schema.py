@@ -13,7 +13,6 @@ from rollup_engine.tables import Column
 from tests.contract.specs import config, declared, event_type, rollup
 
 
-
 async def columns(pool: "asyncpg.Pool[asyncpg.Record]", relation: str) -> list[str]:
     rows = await pool.fetch(
         "SELECT column_name FROM information_schema.columns WHERE table_schema = 'rollups' AND table_name = $1"

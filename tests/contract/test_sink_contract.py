@@ -66,9 +66,7 @@ class InPostgres:
 
     async def partials(self) -> Sequence[Mapping[str, Any]]:
         rows = await self._pool.fetch('SELECT * FROM rollups."downloads_aggregated" ORDER BY "timestamp", revision')
-        return [
-            dict(row) | {"window_ms": at_ms(row["timestamp"]), "tuple_key": row["tuple_key"].int} for row in rows
-        ]
+        return [dict(row) | {"window_ms": at_ms(row["timestamp"]), "tuple_key": row["tuple_key"].int} for row in rows]
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -198,16 +196,19 @@ class TestAdvance:
 
     async def test_of_the_same_advance_twice_at_once_one_takes_place(self, sink: Sink, holdings: Holdings) -> None:
         claim = await sink.claim(DEDUP, "events/0", 0)
-        done = await asyncio.gather(
-            *(sink.advance(claim, 5, {}, written()) for _ in range(4)), return_exceptions=True
-        )
+        done = await asyncio.gather(*(sink.advance(claim, 5, {}, written()) for _ in range(4)), return_exceptions=True)
         assert sorted(type(result) for result in done if isinstance(result, Claim)) == [Claim]
         assert [type(result) for result in done if not isinstance(result, Claim)] == [ClaimLost] * 3
         assert await holdings.books() == {("e", "raw/0"): (3, 0, 0, 0, 1, 0, 4)}
         assert len(await holdings.letters()) == len(await holdings.partials()) == 1
 
     async def test_state_comes_back_as_it_was(self, sink: Sink) -> None:
-        state = {"marks": {"raw/0": 2**62, 'odd "name"\\/7': -1}, "clock_ms": 0, "names": ["é", "\u2028", ""], "none": None}
+        state = {
+            "marks": {"raw/0": 2**62, 'odd "name"\\/7': -1},
+            "clock_ms": 0,
+            "names": ["é", "\u2028", ""],
+            "none": None,
+        }
         claim = await sink.claim(ROUTE, "raw/0", 0)
         await sink.advance(claim, 2**53 + 1, state, NOTHING)
         found = await sink.position(ROUTE, "raw/0")
@@ -335,7 +336,9 @@ class TestReadBack:
         await self.write(sink, group)
         rows = await self.back(sink, group.frame.select("window_ms", "tuple_key"))
         assert len(rows) == groups
-        assert all(row["region"] == f"r{row['count']}" and row["sum_bytes"] == str(row["count"]) for row in rows.values())
+        assert all(
+            row["region"] == f"r{row['count']}" and row["sum_bytes"] == str(row["count"]) for row in rows.values()
+        )
 
     async def test_an_idempotency_key_is_a_uuid_of_its_own(self, sink: Sink, holdings: Holdings) -> None:
         await self.write(sink, *(partials([(WINDOW_MS, "eu", 1, "1", None)], revision) for revision in (1, 2)))
