@@ -1,13 +1,12 @@
-"""The log on Kafka, by aiokafka: idempotent appends acknowledged by all replicas, and readers that never skip.
-
-A reader compares every first offset with the one it expects: Kafka's offset reset must not hide a lost range.
-"""
+"""The log on Kafka, by aiokafka: topics, idempotent appends acknowledged by all replicas, and what offsets are held."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -23,7 +22,6 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted, RollupError
-from rollup_engine.ports import Record
 from rollup_engine.runtime.kafka_clients import (
     Cluster,
     complain_sparsely,
@@ -32,10 +30,11 @@ from rollup_engine.runtime.kafka_clients import (
     new_producer,
     stop_clients,
 )
-from rollup_engine.topology import source_name
+from rollup_engine.runtime.kafka_reader import KafkaReader
 
-__all__ = ["KafkaLog", "KafkaReader", "connection_options", "consumer_options", "wait_for_topics"]
+__all__ = ["KafkaLog", "connection_options", "consumer_options", "wait_for_topics"]
 
+log = structlog.get_logger(__name__)
 _ANSWER_SECONDS = 10.0
 
 
@@ -89,13 +88,17 @@ class KafkaLog:
 
     async def partitions(self, topic: str) -> int:
         """Asked so that no broker makes the topic for the asking."""
-        client = self._producer.client
-        try:
-            answer = await client.send(
-                client.get_random_node(), MetadataRequest([topic], allow_auto_topic_creation=False)
-            )
-        except (KafkaError, OSError) as error:
-            raise BrokerUnavailable(f"Kafka did not say whether topic {topic} exists: {error!r}.") from error
+        client, fault = self._producer.client, KafkaError("no broker is known")
+        brokers = list(client.cluster.brokers())
+        random.shuffle(brokers)
+        for broker in brokers:
+            try:
+                answer = await client.send(broker.nodeId, MetadataRequest([topic], allow_auto_topic_creation=False))
+                break
+            except (KafkaError, OSError) as error:
+                fault = error  # the next one may be up
+        else:
+            raise BrokerUnavailable(f"Kafka did not say whether topic {topic} exists: {fault!r}.") from fault
         (found,) = answer.to_object()["topics"]
         failure = for_code(found["error_code"])
         if found["error_code"] and failure is not UnknownTopicOrPartitionError:
@@ -204,7 +207,7 @@ class KafkaLog:
             self._offsets.pause(*held)  # or it would go on fetching
         return ends | {one: int(end) for one, end in found.items() if end is not None}
 
-    async def reader(self, topic: str, partition: int, offset: int) -> "KafkaReader":
+    async def reader(self, topic: str, partition: int, offset: int) -> KafkaReader:
         consumer = AIOKafkaConsumer(**consumer_options(self.cluster))
         self._readers.add(consumer)
         try:
@@ -226,63 +229,8 @@ class KafkaLog:
             return
         try:
             await self._admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before)})
-        except (KafkaError, OSError):
-            return  # what is not deleted now is deleted with the next emission
-
-
-class KafkaReader:
-    """Implements `ports.Reader` on one partition of a consumer."""
-
-    def __init__(self, log: KafkaLog, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
-        self._log, self._consumer, self._partition = log, consumer, partition
-        self._position = 0
-        self.opened = False  # once it has been told where to read
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-    def seek(self, offset: int) -> None:
-        self._position, self.opened = offset, True
-        self._consumer.seek(self._partition, offset)
-
-    async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
-        try:
-            found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
-            records: list[Record] = found.get(self._partition, [])
-            position = await self._consumer.position(self._partition)
-        except KafkaError as error:
-            raise BrokerUnavailable(
-                f"Kafka did not give records of {source_of(self._partition)}: {error!r}."
-            ) from error
-        first = records[0].offset if records else position
-        if first != self._position or (not records and self._beyond_end()):
-            await self._check_jump(first)
-        self._position = max(position, records[-1].offset + 1) if records else position
-        return records
-
-    def _beyond_end(self) -> bool:
-        """The embedded broker answers a fetch from beyond the end with nothing; Kafka refuses it, and is sent back."""
-        end = self._consumer.highwater(self._partition) if self._log.cluster.embedded else None
-        return end is not None and end < self._position
-
-    async def _check_jump(self, to: int) -> None:
-        """Control records and compaction leave gaps; lost records and a topic made again must not pass for one."""
-        start, end = await self._log.bounds(*self._partition)
-        if to < self._position or not start <= self._position <= end:
-            raise PartitionHalted(
-                cause=f"{source_of(self._partition)} holds offsets {start} to {end}, but {self._position} is next"
-                + (f": records {self._position} to {start - 1} are gone" if start > self._position else ""),
-                remedy="Bring the records back; raise the topic's retention; or start under a new ROLLUP_APP_ID.",
-            )
-
-    async def close(self) -> None:
-        """Let go of the consumer; for a reader made by `KafkaLog.reader`."""
-        await self._log.close_reader(self._consumer)
-
-
-def source_of(partition: TopicPartition) -> str:
-    return source_name(partition.topic, partition.partition)
+        except (KafkaError, OSError) as error:  # what is not deleted now is deleted with the next emission
+            log.warning("Kafka did not delete what is in Postgres already", topic=topic, error=repr(error))
 
 
 async def wait_for_topics(log: KafkaLog, topics: Mapping[str, int], seconds: float = 30) -> None:

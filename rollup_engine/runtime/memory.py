@@ -4,6 +4,7 @@ The log's records are those that a broker would hold; the sink's `advance` is on
 only for the claim that still has its row.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ class MemorySink:
         row = self.rows[claim.stage, claim.partition]
         if (row.epoch, row.version) != (claim.position.epoch, claim.position.version):
             raise ClaimLost
-        moved = claim.advanced(next_offset, state)
+        moved = claim.advanced(next_offset, json.loads(json.dumps(state)))  # as a database would keep it
         self.rows[claim.stage, claim.partition] = moved.position
         for books in writes.books:
             before = self.books.get((books.event, books.source), Books(books.event, books.source))

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ_BACK_ROWS = 10_000
+_COPY_SECONDS = 600.0  # many rows at once may take their time
 _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 # Connection, rollback, a standby being promoted, resources, locks, operator, system.
 _TRANSIENT_CLASSES = ("08", "40", "25006", "53", "55", "57", "58")
@@ -141,7 +142,7 @@ class PostgresSink:
         at = letters.columns.index("record_ms")
         rows = ((self._app_id, *row[:at], _some_time(row[at]), *row[at + 1 :]) for row in letters.iter_rows())
         await connection.copy_records_to_table(
-            "dead_letters", schema_name="rollup_engine", records=rows, columns=columns
+            "dead_letters", schema_name="rollup_engine", records=rows, columns=columns, timeout=_COPY_SECONDS
         )
 
     async def _make_months(self, partials: Partials) -> None:
@@ -192,7 +193,7 @@ async def _write_partials(connection: Connection, partials: Partials) -> None:
     plain: Iterable[tuple[Any, ...]] = frame.select("window_ms", "tuple_key", "idempotency_key", *names).iter_rows()
     rows = ((at_time(r[0]), uuid.UUID(int=r[1]), _uuid8(r[2]), *r[3:]) for r in plain)
     await connection.copy_records_to_table(
-        f"{partials.table}_aggregated", schema_name="rollups", records=rows, columns=columns
+        f"{partials.table}_aggregated", schema_name="rollups", records=rows, columns=columns, timeout=_COPY_SECONDS
     )
 
 

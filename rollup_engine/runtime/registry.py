@@ -220,7 +220,8 @@ class Registry:
         finally:
             task.cancel()
             try:
-                await self._pool.execute(self._query["end_lease"], self._app_id, self._holder)
+                ending = self._pool.execute(self._query["end_lease"], self._app_id, self._holder)
+                await asyncio.wait_for(ending, RENEW_SECONDS)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 log.warning("the lease on the YAML could not be given back; it ends by itself", seconds=LEASE_SECONDS)
 

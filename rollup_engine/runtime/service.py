@@ -17,8 +17,9 @@ from faust import Service
 
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.pipeline import StagePartition, drive
-from rollup_engine.runtime.kafka import KafkaLog, KafkaReader, consumer_options, source_of
+from rollup_engine.runtime.kafka import KafkaLog, consumer_options
 from rollup_engine.runtime.kafka_clients import stop_clients
+from rollup_engine.runtime.kafka_reader import KafkaReader, source_of
 from rollup_engine.telemetry import HALTED, OPEN_PARTITIONS
 
 log = structlog.get_logger(__name__)

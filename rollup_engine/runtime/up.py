@@ -123,7 +123,7 @@ class Children:
                 log.warning("a role has died and is started again", role=child.role, exit_status=status)
                 child.restart_at = now + RESTART_SECONDS
             elif now >= child.restart_at:
-                self._children[number] = self._spawn(child.role, child.port)
+                self._children[number] = self._spawn(child.role, processes.free_port(child.port))
 
     async def stop(self) -> None:
         """End the roles in order, upstream first, each after it has worked off what it should."""

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -174,6 +175,16 @@ class TestRunning:
             assert code == 200
             assert "rollup_open_partitions" in body
         assert 'rollup_rows_total{stage="dedup"}' in get(f"{pages['work']}/metrics")[1]
+
+    def test_produce_keeps_to_a_rate(self, running: Engine) -> None:
+        file = running.directory / "slowly.ndjson"
+        file.write_text(
+            "\n".join(["", *(event() for _ in range(20)), "   ", event()])
+        )  # blank lines, and no last newline
+        started = time.monotonic()
+        printed = running.ok("produce", str(file), "--topic", "downloads", "--rate", "20")
+        assert time.monotonic() - started >= 1
+        assert "21 events acknowledged" in printed
 
     def test_commands_find_it_by_its_state_directory(self, running: Engine) -> None:
         endpoints = running.endpoints()

@@ -1,6 +1,7 @@
 """Postgres or Kafka away for a while, with the engine running: it waits, and goes on; nothing is lost or twice."""
 
 import asyncio
+import json
 import shutil
 import signal
 import tempfile
@@ -13,8 +14,8 @@ import pytest
 
 from rollup_engine.runtime.embedded import Database, adopt_broker, start_database
 from rollup_engine.runtime.postgres import lock_schema
-from tests.acceptance.cli import PATIENCE_SECONDS, Engine, until
-from tests.acceptance.traffic import events, recount, totals
+from tests.acceptance.cli import PATIENCE_SECONDS, Engine, get, until
+from tests.acceptance.traffic import events, recount, send, totals
 
 
 @pytest.fixture
@@ -60,6 +61,30 @@ def test_a_kafka_that_hangs_is_waited_for(engine: Engine) -> None:
     engine.settled(len(lines))
     assert up.stop() == 0, up.output
     assert asyncio.run(totals(engine.environment["ROLLUP_DATABASE_URL"])) == recount(lines)
+
+
+def test_a_record_of_others_in_an_internal_topic_halts_that_partition(engine: Engine) -> None:
+    """It says what to do, the other partitions go on, and the end is not called a good one."""
+    up = engine.up()
+    asyncio.run(send(engine.endpoints()["kafka"], [(0, b"not ours")], topic="rollup-engine.events"))
+    up.says("partition halted")
+    page = next(line for line in up.output.splitlines() if line.startswith("work ")).split()[1]
+    code, body = get(page)
+    health = json.loads(body)
+    assert (code, health["healthy"]) == (503, False)
+    (halted,) = health["halted"]
+    assert (halted["stage"], halted["partition"]) == ("dedup", "rollup-engine.events/0")
+    assert "did not write" in halted["cause"]
+    assert halted["remedy"]
+    engine.produce(events(400, seed=33))
+
+    def half() -> bool:
+        counted = int(engine.status()["counted"])
+        return 100 < counted < 300
+
+    until("the other partition's share", half)
+    assert up.stop() == 1
+    assert "Traceback" not in up.output
 
 
 def test_a_stop_before_it_has_begun_ends_at_once(engine: Engine) -> None:

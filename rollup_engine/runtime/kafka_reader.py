@@ -1,0 +1,74 @@
+"""Reading one partition of Kafka, never skipping.
+
+Every first offset is compared with the one expected: Kafka's offset reset must not hide a lost range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from rollup_engine.errors import BrokerUnavailable, PartitionHalted
+from rollup_engine.ports import Record
+from rollup_engine.topology import source_name
+
+if TYPE_CHECKING:
+    from rollup_engine.runtime.kafka import KafkaLog
+
+
+class KafkaReader:
+    """Implements `ports.Reader` on one partition of a consumer."""
+
+    def __init__(self, log: KafkaLog, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
+        self._log, self._consumer, self._partition = log, consumer, partition
+        self._position = 0
+        self.opened = False  # once it has been told where to read
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def seek(self, offset: int) -> None:
+        self._position, self.opened = offset, True
+        self._consumer.seek(self._partition, offset)
+
+    async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
+        try:
+            found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
+            records: list[Record] = found.get(self._partition, [])
+            position = await self._consumer.position(self._partition)
+        except KafkaError as error:
+            raise BrokerUnavailable(
+                f"Kafka did not give records of {source_of(self._partition)}: {error!r}."
+            ) from error
+        first = records[0].offset if records else position
+        if first != self._position or (not records and self._beyond_end()):
+            await self._check_jump(first)
+        self._position = max(position, records[-1].offset + 1) if records else position
+        return records
+
+    def _beyond_end(self) -> bool:
+        """The embedded broker answers a fetch from beyond the end with nothing; Kafka refuses it, and is sent back."""
+        end = self._consumer.highwater(self._partition) if self._log.cluster.embedded else None
+        return end is not None and end < self._position
+
+    async def _check_jump(self, to: int) -> None:
+        """Control records and compaction leave gaps; lost records and a topic made again must not pass for one."""
+        start, end = await self._log.bounds(*self._partition)
+        if to < self._position or not start <= self._position <= end:
+            raise PartitionHalted(
+                cause=f"{source_of(self._partition)} holds offsets {start} to {end}, but {self._position} is next"
+                + (f": records {self._position} to {start - 1} are gone" if start > self._position else ""),
+                remedy="Bring the records back; raise the topic's retention; or start under a new ROLLUP_APP_ID.",
+            )
+
+    async def close(self) -> None:
+        """Let go of the consumer; for a reader made by `KafkaLog.reader`."""
+        await self._log.close_reader(self._consumer)
+
+
+def source_of(partition: TopicPartition) -> str:
+    return source_name(partition.topic, partition.partition)
