@@ -42,9 +42,7 @@ def transient(error: BaseException) -> bool:
     """Whether waiting and trying again can help."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_TRANSIENT_CLASSES)
-    if isinstance(error, asyncpg.InterfaceError):
-        return not isinstance(error, ValueError)  # that is asyncpg's word on a value it cannot send
-    return isinstance(error, _DRIVER_FAULTS)
+    return isinstance(error, (asyncpg.InterfaceError, *_DRIVER_FAULTS))
 
 
 async def persist(what: str, attempt: Callable[[], Awaitable[Result]]) -> Result:

@@ -25,7 +25,7 @@ SELECT config FROM rollup_engine.generations WHERE app_id = $1 AND generation = 
 -- No row: a newer generation has begun while this one's lease was over.
 INSERT INTO rollup_engine.leases (app_id, holder, generation, what, expires_at)
 SELECT $1, $2, $3, $4, now() + $5 * interval '1 second'
-WHERE true
+WHERE $3 = (SELECT max(generation) FROM rollup_engine.generations WHERE app_id = $1)
 ON CONFLICT (app_id, holder) DO UPDATE SET expires_at = excluded.expires_at
 RETURNING generation;
 
