@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 ROUTE, DEDUP, ROLLUP = "route", "dedup", "rollup"
+KINDS = ("counted", "duplicate", "conflicting", "late", "invalid", "unmatched")  # what the books count, per record
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,12 @@ class Topology:
                 cause=f"this worker runs generation {self.generation} of the YAML, and generation {met} is active",
                 remedy="Restart this worker with the YAML that is active now.",
             )
+
+
+def check_held(source: str, position: int, start: int, end: int) -> None:
+    """Raises `PartitionHalted` where an internal partition, holding [start, end), no longer has what is next."""
+    if not start <= position <= end:
+        raise PartitionHalted(
+            cause=f"{source} holds offsets {start} to {end}, but {position} is next",
+            remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+        )

@@ -22,7 +22,7 @@ from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, Packed, unpack
 from rollup_engine.ports import Log, Reader, Record, SeenIds, Sink
 from rollup_engine.progress import DEDUP, ROUTE, Claim
-from rollup_engine.topology import Topology, deltas_topic, events_topic, source_name
+from rollup_engine.topology import Topology, check_held, deltas_topic, events_topic, source_name
 
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
@@ -64,11 +64,7 @@ class DedupPartition:
         self._topology.check_generation(self._state.generation)
         self._marks = Marks(self._state.marks)
         self._covered = self._claim.next_offset
-        if not start <= self._claim.next_offset <= end:
-            raise PartitionHalted(
-                cause=f"{self.source} holds offsets {start} to {end}, but {self._claim.next_offset} is next",
-                remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
-            )
+        check_held(self.source, self._claim.next_offset, start, end)
         self._raw = await self._raw_sources()
         self._store = self._open_store(self._partition)
         await self._catch_up(self._store, start)

@@ -31,12 +31,13 @@ from rollup_engine.config.loader import load
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import RollupError
+from rollup_engine.progress import KINDS
 from rollup_engine.runtime import up
 from rollup_engine.runtime.addresses import Addresses
 from rollup_engine.runtime.postgres import at_ms
 from rollup_engine.runtime.produce import produce
 from rollup_engine.runtime.screens import status_table, table
-from rollup_engine.runtime.status import KINDS, Status, collect
+from rollup_engine.runtime.status import Status, collect
 from rollup_engine.telemetry import configure_logging
 
 EVENTS_PER_SECOND = 1_500  # so that there is something to watch

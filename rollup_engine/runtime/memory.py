@@ -11,7 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from rollup_engine.errors import ClaimLost, PartitionHalted
-from rollup_engine.progress import Books, Claim, Position, Writes
+from rollup_engine.progress import KINDS, Books, Claim, Position, Writes
 from rollup_engine.tables import Schema
 
 
@@ -142,5 +142,5 @@ class MemorySink:
 
 
 def _added(before: Books, more: Books) -> Books:
-    kinds = ("counted", "duplicate", "conflicting", "late", "invalid", "unmatched", "records")
+    kinds = (*KINDS, "records")
     return Books(more.event, more.source, **{kind: getattr(before, kind) + getattr(more, kind) for kind in kinds})

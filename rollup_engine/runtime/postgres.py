@@ -17,7 +17,8 @@ import structlog
 
 from rollup_engine.emit.months import month_of
 from rollup_engine.errors import ClaimLost
-from rollup_engine.progress import Claim, Partials, Position, Writes
+from rollup_engine.progress import KINDS, Claim, Partials, Position, Writes
+from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime import sql
 from rollup_engine.tables import Schema
 
@@ -34,7 +35,6 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 _TRANSIENT_CLASSES = ("08", "40", "25006", "53", "55", "57", "58")
 # asyncpg's "internal" one is what it says when a connection dies just as it is given back to the pool.
 _DRIVER_FAULTS = (OSError, TimeoutError, asyncpg.InternalClientError)
-_FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -117,17 +117,7 @@ class PostgresSink:
         if updated is None:
             raise ClaimLost
         if writes.books:
-            kinds = (
-                "event",
-                "source",
-                "counted",
-                "duplicate",
-                "conflicting",
-                "late",
-                "invalid",
-                "unmatched",
-                "records",
-            )
+            kinds = ("event", "source", *KINDS, "records")
             columns = [[getattr(books, kind) for books in writes.books] for kind in kinds]
             await connection.execute(self._query["book"], self._app_id, claim.partition, *columns)
         if writes.dead_letters is not None:
@@ -206,7 +196,7 @@ def at_time(ms: int) -> datetime:
 
 def _some_time(ms: int) -> datetime:
     """As near as a date comes: a raw producer may write any record time."""
-    return at_time(min(max(ms, _FIRST_MS), _LAST_MS))
+    return at_time(min(max(ms, FIRST_MS), LAST_MS))
 
 
 async def prepare(connection: Connection) -> None:

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import RollupError, UsageError
+from rollup_engine.progress import KINDS
 from rollup_engine.runtime import addresses, sql
-from rollup_engine.runtime.status import KINDS, Status, collect
+from rollup_engine.runtime.status import Status, collect
 
 console = Console()
 

@@ -10,14 +10,12 @@ from aiokafka import TopicPartition
 
 from rollup_engine.config.model import Config
 from rollup_engine.errors import RollupError
-from rollup_engine.progress import ROUTE
+from rollup_engine.progress import KINDS, ROUTE
 from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
 from rollup_engine.runtime import sql
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.runtime.postgres import at_time
 from rollup_engine.topology import split_source
-
-KINDS = ("counted", "duplicate", "conflicting", "late", "invalid", "unmatched")
 
 
 @dataclass

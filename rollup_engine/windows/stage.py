@@ -13,11 +13,10 @@ import msgspec
 
 from rollup_engine.clock import Clock
 from rollup_engine.emit import partials
-from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, unpack
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROLLUP, Claim, Partials, Writes
-from rollup_engine.topology import Topology, deltas_topic, source_name
+from rollup_engine.topology import Topology, check_held, deltas_topic, source_name
 from rollup_engine.windows.accumulator import Accumulator, RollupState, state_of
 
 CHANGED_ROWS_MAX = 250_000  # emitted early beyond it: memory is bounded by this, not by emit_every
@@ -51,11 +50,7 @@ class RollupPartition:
         self._topology.check_generation(state.generation)
         self._marks, self._revision_offset = Marks(state.marks), state.revision_offset
         self._position = self._claim.next_offset
-        if not start <= self._position <= end:
-            raise PartitionHalted(
-                cause=f"{self.source} holds offsets {start} to {end}, but {self._position} is next",
-                remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
-            )
+        check_held(self.source, self._position, start, end)
         self._emitted_ms = self._clock.elapsed_ms()
         return self._position
 
