@@ -3,6 +3,8 @@
 import time
 from typing import Protocol
 
+from rollup_engine import injection
+
 
 class Clock(Protocol):
     """Time for schedules and for the guard against future timestamps."""
@@ -19,8 +21,11 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
+    def __init__(self) -> None:
+        self._shift_ms = injection.clock_shift_ms()
+
     def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
+        return time.time_ns() // 1_000_000 + self._shift_ms
 
     def elapsed_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000

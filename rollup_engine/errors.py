@@ -95,9 +95,13 @@ class ClaimLost(RollupError):
 class PartitionHalted(RollupError):
     """A partition stopped, because reading on could make totals wrong."""
 
-    def __init__(self, cause: str, remedy: str) -> None:
-        """`cause`: what was found, and where, without a full stop. `remedy`: a sentence saying what to do."""
-        self.cause, self.remedy = cause, remedy
+    def __init__(self, cause: str, remedy: str, loss: str | None = None) -> None:
+        """`cause`: what was found, and where, without a full stop. `remedy`: a sentence saying what to do.
+
+        `loss` names exactly what is given up by going on regardless, once an operator has accepted it; None where
+        going on is out of the question.
+        """
+        self.cause, self.remedy, self.loss = cause, remedy, loss
         super().__init__(f"{cause}. {remedy}")
 
 

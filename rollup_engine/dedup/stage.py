@@ -15,7 +15,7 @@ from itertools import groupby
 import msgspec
 import polars as pl
 
-from rollup_engine import exchange, keys
+from rollup_engine import exchange, injection, keys
 from rollup_engine.clock import Clock
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember
 from rollup_engine.errors import PartitionHalted
@@ -145,12 +145,15 @@ class DedupPartition:
                 tables = {to: {rollup.table: part} for to, part in parts.items()}
             start = self._covered if rollup.table in known else 0  # before it was declared there was nothing for it
             await self._send(rollup.table, generation, start, position, tables)
+        injection.passing("dedup.sent")
         after = msgspec.structs.replace(outcome.state, generation=generation)
         state: dict[str, object] = msgspec.to_builtins(after)
         self._claim = await self._sink.advance(self._claim, position, state, outcome.writes)
         self._state = after
         self._covered = position
+        injection.passing("dedup.advanced")
         self._store.write(outcome.puts, position, self._incarnation)
+        injection.passing("dedup.stored")
         horizon_ms = max(event.horizon_ms for event in config.events)
         before_ms = outcome.state.expired_before_ms(horizon_ms, self._raw)
         if before_ms is not None and outcome.puts:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rollup_engine import exchange
+from rollup_engine import exchange, injection
 from rollup_engine.clock import Clock
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.exchange import Packed
@@ -76,8 +76,10 @@ class RoutePartition:
     async def process(self, records: Sequence[Record], position: int) -> None:
         routed = self._router.route(self._state, records, self._clock.now_ms()) if records else Routed(self._state)
         await self._send(routed.tables, position, routed.state.clock_ms)
+        injection.passing("route.sent")
         state: dict[str, object] = msgspec.to_builtins(routed.state)
         self._claim = await self._sink.advance(self._claim, position, state, NOTHING)
+        injection.passing("route.advanced")
         self._state = routed.state
 
     async def _send(self, tables: dict[int, Tables] | None, end: int, clock_ms: int) -> None:

@@ -15,6 +15,7 @@ import asyncpg
 import polars as pl
 import structlog
 
+from rollup_engine import injection
 from rollup_engine.emit.months import month_of
 from rollup_engine.errors import ClaimLost
 from rollup_engine.progress import KINDS, Claim, Partials, Position, Writes
@@ -95,6 +96,7 @@ class PostgresSink:
             unknown = True
             async with self._pool.acquire() as connection, connection.transaction():
                 await self._write(connection, claim, moved, writes)
+                injection.passing("sink.commit")
             return moved
 
         try:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rollup_engine import injection
 from rollup_engine.clock import Clock
 from rollup_engine.emit import partials
 from rollup_engine.exchange import Marks, unpack
@@ -89,6 +90,7 @@ class RollupPartition:
     async def _advance(self, to: int, writes: Writes) -> None:
         state = state_of(self._marks, self._revision_offset, self._topology.generation)
         self._claim = await self._sink.advance(self._claim, to, state, writes)
+        injection.passing("rollup.advanced")
         await self._log.trim(self._topic, self._partition, to)
 
     async def close(self) -> None:
