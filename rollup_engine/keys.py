@@ -4,12 +4,14 @@ Parts are length-prefixed and versioned, so that no two different lists of parts
 cryptographic: whoever may write raw events could construct a collision, and could as well write wrong events.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import polars as pl
 import polars_hash as plh
 
 VERSION = "1"  # of every key here; a change makes other keys out of the same data
+FIELDS_MASK = 0xFFFF  # of a payload hash: names the fields that were mapped; the rest hashes their values
 
 
 def _prefixed(column: pl.Expr) -> pl.Expr:
@@ -26,9 +28,13 @@ def id_hash(event: str, id_column: pl.Expr) -> pl.Expr:
     return _hash128(pl.concat_str(pl.lit(f"{VERSION}i{len(event.encode())}:{event}"), _prefixed(id_column)))
 
 
-def payload_hash(parts: Sequence[pl.Expr]) -> pl.Expr:
-    """UInt64 hash of an event's mapped values; `parts` are text columns in a fixed order."""
-    return plh.concat_str(pl.lit(f"{VERSION}p"), *map(_prefixed, parts)).nchash.xxh3_64()
+def payload_hash(fields: Sequence[str], parts: Sequence[pl.Expr]) -> pl.Expr:
+    """UInt64 hash of an event's mapped values, with the `fields` they come from in its last bits: under another YAML
+    other fields are mapped, and their values say nothing about these. `parts` are text columns in a fixed order."""
+    prefixed = b"".join(b"%d:%s" % (len(field.encode()), field.encode()) for field in fields)
+    named = int.from_bytes(hashlib.sha256(prefixed).digest()[:8], "big") & FIELDS_MASK
+    values = plh.concat_str(pl.lit(f"{VERSION}p"), *map(_prefixed, parts)).nchash.xxh3_64()
+    return values - values % (FIELDS_MASK + 1) + pl.lit(named, dtype=pl.UInt64)
 
 
 def tuple_key(columns: Sequence[str]) -> pl.Expr:

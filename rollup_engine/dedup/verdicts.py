@@ -2,7 +2,8 @@
 
 Duplicate iff an earlier copy of the id lies within the horizon before it; every copy renews the horizon. Time is the
 running maximum of the raw records' own time per raw partition, carried in each row, so a backlog ages nothing.
-`conflicting` compares with the earliest copy still inside the horizon. Late and future ids are not remembered.
+`conflicting` compares with the earliest copy still inside the horizon that was mapped by the same fields: what a YAML
+of before or after maps cannot be compared, and such a repeat is a duplicate. Late and future ids are not remembered.
 
 A remembered id is its copies as runs of one payload: (payload hash, latest time), times rising. Nearly always one.
 This module is pure: no clock, no store.
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
+
+from rollup_engine.keys import FIELDS_MASK
 
 COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
     "counted",
@@ -44,19 +47,26 @@ def last_seen_ms(value: bytes) -> int:
 
 
 def renewed(runs: Runs, payload: int, at_ms: int) -> Runs:
-    """The runs after one more copy. A copy no later than the last run can never be the earliest inside a horizon."""
-    if runs and runs[-1][1] >= at_ms:
+    """The runs after one more copy. One no later than the last run of its fields can never be the earliest of these
+    inside a horizon."""
+    last = next((number for number in reversed(range(len(runs))) if comparable(runs[number][0], payload)), None)
+    if last is not None and runs[last][1] >= at_ms:
         return runs
-    if runs and runs[-1][0] == payload:
-        return (*runs[:-1], (payload, at_ms))
-    return (*runs, (payload, at_ms))[-RUNS_MAX:]
+    others = runs[:last] + runs[last + 1 :] if last is not None and runs[last][0] == payload else runs
+    return tuple(sorted((*others, (payload, at_ms)), key=lambda run: run[1]))[-RUNS_MAX:]
+
+
+def comparable(payload: int, other: int) -> bool:
+    """Whether two payloads come of the same fields."""
+    return not (payload ^ other) & FIELDS_MASK
 
 
 def judge(runs: Runs, payload: int, at_ms: int, horizon_ms: int, *, future: bool, late: bool) -> tuple[str, Runs]:
     """The verdict on one copy of an id, and what is remembered after it."""
-    inside = next((seen for seen, seen_ms in runs if seen_ms >= at_ms - horizon_ms), None)
-    if inside is not None:
-        return (DUPLICATE if inside == payload else CONFLICTING), renewed(runs, payload, at_ms)
+    inside = [seen for seen, seen_ms in runs if seen_ms >= at_ms - horizon_ms]
+    if inside:
+        earliest = next((seen for seen in inside if comparable(seen, payload)), payload)
+        return (DUPLICATE if earliest == payload else CONFLICTING), renewed(runs, payload, at_ms)
     if future:
         return FUTURE, runs
     if late:

@@ -31,6 +31,8 @@ class EventColumns:
         }
         self._text_paths = text_paths(event)
         self._scales = number_scales(event)
+        time = f"{event.timestamp.path}:{event.timestamp.unit}"
+        self._fields = (time, event.customer_path, *self._text_paths, "", *self._scales)
         self._numbers = {path: decoder.getter(path) for path in self._scales}
         self._minimums: list[tuple[str, Decimal]] = [
             (aggregate.path, aggregate.minimum)
@@ -103,7 +105,7 @@ class EventColumns:
             mapped += [part(f"n.{path}.hi"), text(f"n.{path}.lo"), part(f"n.{path}.frac")]
         return frame.with_columns(
             keys.id_hash(self.event.event, pl.col("id")).alias("id_hash"),
-            keys.payload_hash(mapped).alias("payload"),
+            keys.payload_hash(self._fields, mapped).alias("payload"),
         )
 
 

@@ -44,7 +44,7 @@ class Copy:
 copies = st.builds(
     Copy,
     id=st.integers(1, 3),
-    payload=st.integers(1, 3),
+    payload=st.sampled_from((1 << 16, 2 << 16, 3 << 16, (1 << 16) + 9, (2 << 16) + 9)),  # the last two: other fields
     at_ms=st.integers(0, 30),
     future=st.sampled_from((False, False, False, True)),
     late=st.sampled_from((False, False, True)),
@@ -64,7 +64,8 @@ class Naive:
         inside = [one for one in earlier if one.at_ms >= copy.at_ms - self.horizon_ms]
         if inside:
             earlier.append(copy)
-            return DUPLICATE if inside[0].payload == copy.payload else CONFLICTING
+            alike = [one.payload for one in inside if one.payload % (1 << 16) == copy.payload % (1 << 16)]
+            return DUPLICATE if not alike or alike[0] == copy.payload else CONFLICTING
         if copy.future or copy.late:
             return FUTURE if copy.future else LATE
         earlier.append(copy)
@@ -103,7 +104,7 @@ def test_beyond_the_greatest_number_of_runs_a_repeat_is_still_a_repeat(
 
 def example(*rows: tuple[int, int, str]) -> list[str]:
     """Verdicts on copies of one id, (payload, time, "" or "late" or "future"), under a horizon of 100 ms."""
-    log = [Copy(1, payload, at_ms, mark == "future", mark == "late") for payload, at_ms, mark in rows]
+    log = [Copy(1, payload << 16, at_ms, mark == "future", mark == "late") for payload, at_ms, mark in rows]
     return judged_one_by_one(log, 100)
 
 
@@ -123,9 +124,15 @@ def test_a_conflict_is_with_the_earliest_copy_inside_the_horizon() -> None:
 def test_the_oldest_run_goes_first() -> None:
     runs: Runs = ()
     for number in range(verdicts.RUNS_MAX + 3):
-        runs = renewed(runs, number % 2, number)
+        runs = renewed(runs, number % 2 << 16, number)
     assert len(runs) == verdicts.RUNS_MAX
     assert (runs[0][1], runs[-1][1]) == (3, verdicts.RUNS_MAX + 2)
+
+
+def test_copies_mapped_by_other_fields_are_repeats_and_no_conflict() -> None:
+    one, other = (7 << 16) + 1, (8 << 16) + 2
+    assert judge(((one, 100),), other, 101, 10, future=False, late=False) == (DUPLICATE, ((one, 100), (other, 101)))
+    assert judge(((one, 100), (other, 101)), (9 << 16) + 2, 102, 10, future=False, late=False)[0] == CONFLICTING
 
 
 def test_the_edge_of_the_horizon_is_inside() -> None:
@@ -139,7 +146,7 @@ def test_a_copy_of_a_lagging_raw_partition_is_a_repeat_of_one_ahead_of_it() -> N
 
 
 def test_repeats_are_told_before_future_and_late_and_future_before_late() -> None:
-    assert judge(((7, 100),), 8, 100, 10, future=True, late=True)[0] == CONFLICTING
+    assert judge(((7 << 16, 100),), 8 << 16, 100, 10, future=True, late=True)[0] == CONFLICTING
     assert judge((), 7, 100, 10, future=True, late=True) == (FUTURE, ())
     assert judge((), 7, 100, 10, future=False, late=True) == (LATE, ())
 

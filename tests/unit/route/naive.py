@@ -149,7 +149,9 @@ def row_of(event: EventType, found: Object) -> Row:
         if value is not None and aggregate.minimum is not None and exact(value, 18) < aggregate.minimum:
             raise Rejected("below_minimum")
     row["id_hash"] = xxhash.xxh3_128_intdigest(b"1i" + prefixed([event.event, row["id"]]))
-    row["payload"] = xxhash.xxh3_64_intdigest(b"1p" + prefixed(payload))
+    fields = [f"{event.timestamp.path}:{event.timestamp.unit}", event.customer_path, *groups(event), "", *scales(event)]
+    named = hashlib.sha256(b"".join(b"%d:%s" % (len(name.encode()), name.encode()) for name in fields)).digest()[6:8]
+    row["payload"] = xxhash.xxh3_64_intdigest(b"1p" + prefixed(payload)) >> 16 << 16 | int.from_bytes(named, "big")
     return row
 
 
