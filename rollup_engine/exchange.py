@@ -11,13 +11,13 @@ import asyncio
 import io
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 import polars as pl
 
-from rollup_engine.errors import PartitionHalted
+from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.ports import Log
 
 VERSION = 1
@@ -116,6 +116,26 @@ def unpack(value: bytes) -> Packed:
     )
 
 
+async def read_range(
+    log: Log, topic: str, partition: int, start: int, end: int, records_max: int = 32
+) -> AsyncIterator[list[tuple[int, Packed]]]:
+    """(offset, record) of what a partition holds in [start, end), in batches. Raises `BrokerUnavailable`."""
+    if start >= end:
+        return
+    reader = await log.reader(topic, partition, start)
+    try:
+        while reader.position < end:
+            before = reader.position
+            records = await reader.read(records_max, 5_000)
+            if reader.position == before:
+                raise BrokerUnavailable(
+                    f"Kafka did not show what it holds of {topic}/{partition} from offset {before}."
+                )
+            yield [(record.offset, unpack(record.value or b"")) for record in records if record.offset < end]
+    finally:
+        await reader.close()
+
+
 def _foreign(value: bytes | None) -> PartitionHalted:
     return PartitionHalted(
         cause=f"an internal topic holds a record that this engine did not write ({(value or b'')[:16]!r}…)",
@@ -201,6 +221,11 @@ class Marks:
         ready, self._waiting = self._waiting[:whole], self._waiting[whole:]
         self._holes = {source: ahead.by_source[source] for source in sorted(ahead._refused)}
         return ready, self._waiting[0][0] if self._waiting else position
+
+    @property
+    def behind_a_hole(self) -> bool:
+        """Whether records wait until a hole before them is closed."""
+        return bool(self._holes)
 
     def watch(self, where: str, elapsed_ms: int) -> None:
         """Call regularly with a clock's elapsed time: a hole that stays open is an alarm. Raises `PartitionHalted`."""

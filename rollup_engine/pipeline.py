@@ -46,6 +46,11 @@ class StagePartition(Protocol):
         """A clean stop: emit what is pending. Not called after a failure."""
         ...
 
+    @property
+    def held_up(self) -> bool:
+        """Whether it waits for records that should be there: alive, and still no progress."""
+        ...
+
     def release(self) -> None:
         """Let go of local resources, whatever happened."""
         ...
@@ -82,7 +87,8 @@ async def drive(
                 BATCH_SECONDS.labels(partition.stage).observe(time.perf_counter() - started)
                 ROWS.labels(partition.stage).inc(len(records))
             await partition.tick()
-            on_progress()
+            if not partition.held_up:
+                on_progress()
         await partition.close()
     finally:
         partition.release()

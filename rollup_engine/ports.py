@@ -3,7 +3,7 @@
 Adapters live in `runtime`; the same contract tests run over every implementation of `Log`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import polars as pl
@@ -85,6 +85,10 @@ class Sink(Protocol):
         ...
 
     async def position(self, stage: str, partition: str) -> Position | None: ...
+
+    async def accepted(self, stage: str, partition: str) -> Collection[str]:
+        """The losses (`PartitionHalted.loss`) of a partition that an operator has accepted: it may go on without."""
+        ...
 
     async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
         """One transaction: the compare-and-set on the claim's row, and `writes`. Raises `ClaimLost`."""

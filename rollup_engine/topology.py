@@ -1,9 +1,11 @@
 """Where the stages' data flows: names of internal topics, their incarnations, and the YAML of each generation."""
 
+import hashlib
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from rollup_engine.config.model import Config
+from rollup_engine.config.model import Config, EventType
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Packed
 from rollup_engine.tables import Schema
@@ -15,6 +17,22 @@ def events_topic(app_id: str) -> str:
 
 def deltas_topic(app_id: str, table: str) -> str:
     return f"{app_id}.deltas.{table}"
+
+
+def replays_topic(app_id: str, event: str) -> str:
+    """Where dead letters of an event type are sent again. A name that is no topic's gets a hash of it behind it."""
+    name = event
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", event):
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", event)[:90] + "-" + hashlib.sha256(event.encode()).hexdigest()[:8]
+    return f"{app_id}.replays.{name}"
+
+
+def replays(app_id: str, config: Config) -> dict[str, EventType]:
+    """Topic to the event type as it is read from there: never late, and meant, whatever its `match` says. Read like a
+    raw topic, but what is sent again says nothing of how far time is: no watermark, no expiry, no window hangs on it.
+    """
+    again = {"grace_ms": None, "match": ()}
+    return {replays_topic(app_id, event.event): event.model_copy(update=again) for event in config.events}
 
 
 def source_name(topic: str, partition: int) -> str:
@@ -59,6 +77,15 @@ class Topology:
                 remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
             )
         self.check_generation(packed.generation)
+
+    def check_partition(self, topic: str, number: int) -> None:
+        """Raises `PartitionHalted` for a partition that an internal topic should not have."""
+        if number >= self.partitions:
+            raise PartitionHalted(
+                cause=f"internal topic {topic} was given more partitions than the {self.partitions} it was made with",
+                remedy=f"Nothing is sent to partition {number}. Ids and groups keep their partitions: to have more of"
+                " them, start under a new ROLLUP_APP_ID with another ROLLUP_PARTITIONS.",
+            )
 
     def check_generation(self, met: int) -> None:
         """Raises `PartitionHalted` where a newer YAML than this process's has been at work."""

@@ -20,7 +20,7 @@ from rollup_engine.clock import Clock
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, Packed, unpack
-from rollup_engine.ports import Log, Reader, Record, SeenIds, Sink
+from rollup_engine.ports import Log, Record, SeenIds, Sink
 from rollup_engine.progress import DEDUP, ROUTE, Claim
 from rollup_engine.topology import Topology, check_held, deltas_topic, events_topic, source_name
 
@@ -58,6 +58,7 @@ class DedupPartition:
         self._covered = 0
 
     async def open(self) -> int:
+        self._topology.check_partition(self._topic, self._partition)
         self._claim = await self._sink.claim(DEDUP, self.source, 0)
         start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         self._state = msgspec.convert(self._claim.position.state, DedupState)
@@ -84,31 +85,44 @@ class DedupPartition:
             store.write({}, 0, self._incarnation)
         if store.position > to:  # the sink was set back, by a restored backup: the store knows too much
             store.clear()
+        if store.position < log_start:
+            await self._check_lost(store.position, log_start)
         position = max(store.position, log_start)
-        if position >= to:
-            return
-        reader = await self._log.reader(self._topic, self._partition, position)
-        try:
-            await self._replay(store, reader, position, to)
-        finally:
-            await reader.close()
-
-    async def _replay(self, store: SeenIds, reader: Reader, position: int, to: int) -> None:
-        while position < to:
-            records = [record for record in await reader.read(self.records_max, 5_000) if record.offset < to]
-            if not records:
-                if reader.position >= to:
-                    break
-                raise PartitionHalted(
-                    cause=f"{self.source} cannot be read from offset {position} to {to} to rebuild the remembered ids",
-                    remedy="Check the broker; the partition is tried again when the worker restarts.",
-                )
-            unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
-            for generation, group in groupby(unpacked, lambda one: one[1].generation):
+        async for records in exchange.read_range(
+            self._log, self._topic, self._partition, position, to, self.records_max
+        ):
+            for generation, group in groupby(records, lambda one: one[1].generation):
                 batch = list(group)
                 config = await self._topology.config_of(generation)
                 position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
                 store.write(remember([packed for _, packed in batch], config, store.get), position, self._incarnation)
+
+    async def _check_lost(self, wanted: int, log_start: int) -> None:
+        """What the store lacks and the log no longer holds must be too old to tell a repeat by."""
+        to, unseen = self._claim.next_offset, dict(self._state.clocks)
+        lost_ms = -1
+        async for records in exchange.read_range(self._log, self._topic, self._partition, log_start, to):
+            for _, packed in records:
+                if packed.clock_ms and unseen.pop(packed.source, None) is not None:
+                    lost_ms = max(lost_ms, packed.clock_ms)  # what is gone of this source came before
+            if not unseen:
+                break
+        lost_ms = max([lost_ms, *unseen.values()])
+        horizon_ms = max(event.horizon_ms for event in self._topology.config.events)
+        needed_ms = self._state.expired_before_ms(horizon_ms, self._raw)
+        loss = f"ids before events offset {to}"
+        if not self._state.clocks or (needed_ms is not None and lost_ms < needed_ms):
+            return
+        if loss not in await self._sink.accepted(DEDUP, self.source):
+            raise PartitionHalted(
+                cause=f"the remembered ids of {self.source} are not on this machine, and cannot be rebuilt in full: the"
+                f" topic is needed from offset {wanted} on, and holds it from {log_start} on. Repeats of what is gone"
+                " would be counted again",
+                remedy="Bring the state directory back, or let the worker run that has it; and set the topic's"
+                " `retention.ms` as documented. Or go on with the ids there are by `rollup-engine accept-loss"
+                f" {self.source}`.",
+                loss=loss,
+            )
 
     async def process(self, records: Sequence[Record], position: int) -> None:
         unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
@@ -187,6 +201,10 @@ class DedupPartition:
 
     async def close(self) -> None:
         pass
+
+    @property
+    def held_up(self) -> bool:
+        return self._marks.behind_a_hole
 
     def release(self) -> None:
         if self._store is not None:

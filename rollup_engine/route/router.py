@@ -50,6 +50,8 @@ class RouteState(msgspec.Struct, frozen=True):
     received: dict[str, int] = {}  # of them per event type (or `topic:<name>`): what the books must come to
     last_offset: int = -1  # of the last record read, and its checksum: tells another life of the topic
     last_crc: int = 0
+    generation: int = 0  # of the YAML under which everything after the position was or will be sent
+    gaps: list[tuple[int, int]] = []  # [start, end): raw records lost before they were read, as an operator accepted
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Router:
             unmatched = times[sorted(unclaimed)].select("offset", pl.lit(self._whose).alias("event"))
             self._spread(tables, UNMATCHED, unmatched, by_offset)
         last = records[-1]
-        after = RouteState(
+        after = msgspec.structs.replace(
+            state,
             watermarks=watermarks,
             clock_ms=times["clock_ms"][-1],
             records=state.records + len(records),

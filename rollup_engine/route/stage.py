@@ -8,15 +8,18 @@
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from rollup_engine import exchange, injection
 from rollup_engine.clock import Clock
+from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.exchange import Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
 from rollup_engine.route.router import Routed, Router, RouteState, Tables, checksum
-from rollup_engine.topology import Topology, events_topic, source_name
+from rollup_engine.route.takeover import half_sent_to
+from rollup_engine.topology import Topology, events_topic, replays, source_name
 
 
 class RoutePartition:
@@ -33,26 +36,64 @@ class RoutePartition:
         self._log, self._sink, self._clock, self._idle_ms = log, sink, clock, idle_ms
         self._events = events_topic(topology.app_id)
         self.source = source_name(topic, partition)
-        events = [event for event in topology.config.events if topic in event.topics]
-        self._router = Router(topic, events, topology.partitions)
+        self._router = self._router_of(topology.config)
+        self._cut_off: tuple[int, Router] | None = None  # (offset, router): up to there under the YAML before
         self._sent_ms = clock.elapsed_ms()
         self._claim: Claim
         self._state = RouteState()
+
+    def _router_of(self, config: Config) -> Router:
+        replayed = replays(self._topology.app_id, config).get(self._topic)
+        events = [replayed] if replayed else [event for event in config.events if self._topic in event.topics]
+        return Router(self._topic, events, self._topology.partitions)
 
     async def open(self) -> int:
         start, _ = await self._log.bounds(self._topic, self._partition)
         self._claim = await self._sink.claim(ROUTE, self.source, start)
         start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         self._state = msgspec.convert(self._claim.position.state, RouteState)
+        self._topology.check_generation(self._state.generation)
         position = self._claim.next_offset
-        if not start <= position <= end:
+        if position > end:
             raise PartitionHalted(
-                cause=f"raw partition {self.source} holds offsets {start} to {end}, but {position} is next"
-                + (f": records {position} to {start - 1} are gone" if position < start else ": it was made again"),
-                remedy="Bring the records back, or produce to a new topic and name that in the YAML.",
+                cause=f"raw partition {self.source} holds offsets {start} to {end}, but {position} is next: the topic"
+                " was deleted and made again",
+                remedy="Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID.",
             )
         await self._check_last(start)
-        return position
+        if position < start:
+            await self._skip_lost(start)
+        await self._take_over()
+        return self._claim.next_offset
+
+    async def _skip_lost(self, start: int) -> None:
+        """Go on behind records that are gone, if an operator has accepted that. The gap stays in the books."""
+        position = self._claim.next_offset
+        loss = f"records from offset {position} on"
+        if loss not in await self._sink.accepted(ROUTE, self.source):
+            raise PartitionHalted(
+                cause=f"raw partition {self.source} holds offsets from {start} on, but {position} is next: records"
+                f" {position} to {start - 1} are gone",
+                remedy="Bring the records back. Or go on without them by `rollup-engine accept-loss"
+                f" {self.source}`: the gap stays in the books.",
+                loss=loss,
+            )
+        await self._send({}, start, self._state.clock_ms, self._state.generation or self._topology.generation)
+        await self._advance(start, replace(self._state, gaps=[*self._state.gaps, (position, start)]))
+
+    async def _take_over(self) -> None:
+        """Where a session under the YAML before was cut off in the middle of a flush, its range is sent again under
+        that YAML: under another a record might go to another partition, and be taken by both or by neither."""
+        before, now, position = self._state.generation, self._topology.generation, self._claim.next_offset
+        if before == now:
+            return
+        reached = (
+            await half_sent_to(self._log, self._sink, self._topology, self.source, position) if before else position
+        )
+        if reached > position:
+            self._cut_off = reached, self._router_of(await self._topology.config_of(before))
+        else:
+            await self._advance(position, replace(self._state, generation=now))
 
     async def _check_last(self, start: int) -> None:
         """The last record read must still be the one it was: offsets mean something only within one life of a topic."""
@@ -74,32 +115,54 @@ class RoutePartition:
             )
 
     async def process(self, records: Sequence[Record], position: int) -> None:
-        routed = self._router.route(self._state, records, self._clock.now_ms()) if records else Routed(self._state)
-        await self._send(routed.tables, position, routed.state.clock_ms)
-        injection.passing("route.sent")
-        state: dict[str, object] = msgspec.to_builtins(routed.state)
-        self._claim = await self._sink.advance(self._claim, position, state, NOTHING)
-        injection.passing("route.advanced")
-        self._state = routed.state
+        if self._cut_off is not None:
+            reached, router = self._cut_off
+            before = [record for record in records if record.offset < reached]
+            done = position >= reached
+            await self._process(router, before, min(position, reached), self._topology.generation if done else None)
+            if not done:
+                return
+            self._cut_off, records = None, records[len(before) :]
+            if position == reached:
+                return
+        await self._process(self._router, records, position)
 
-    async def _send(self, tables: dict[int, Tables] | None, end: int, clock_ms: int) -> None:
+    async def _process(
+        self, router: Router, records: Sequence[Record], position: int, generation_after: int | None = None
+    ) -> None:
+        state = self._state
+        routed = router.route(state, records, self._clock.now_ms()) if records else Routed(state)
+        await self._send(routed.tables, position, routed.state.clock_ms, state.generation)
+        injection.passing("route.sent")
+        await self._advance(position, replace(routed.state, generation=generation_after or state.generation))
+        injection.passing("route.advanced")
+
+    async def _advance(self, position: int, state: RouteState) -> None:
+        self._claim = await self._sink.advance(self._claim, position, msgspec.to_builtins(state), NOTHING)
+        self._state = state
+
+    async def _send(self, tables: dict[int, Tables], end: int, clock_ms: int, generation: int) -> None:
         packed = Packed(
             incarnation=self._topology.incarnations[self._events],
-            generation=self._topology.generation,
+            generation=generation,
             source=self.source,
             start=self._claim.next_offset,
             end=end,
             clock_ms=clock_ms,
         )
-        await exchange.send_to_all(self._log, self._events, self._topology.partitions, packed, tables or {})
+        await exchange.send_to_all(self._log, self._events, self._topology.partitions, packed, tables)
         self._sent_ms = self._clock.elapsed_ms()
 
     async def tick(self) -> None:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
-            await self._send(None, self._claim.next_offset, self._state.clock_ms)
+            await self._send({}, self._claim.next_offset, self._state.clock_ms, self._state.generation)
 
     async def close(self) -> None:
         pass
+
+    @property
+    def held_up(self) -> bool:
+        return False
 
     def release(self) -> None:
         pass

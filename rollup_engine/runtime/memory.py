@@ -5,7 +5,7 @@ only for the claim that still has its row.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -97,6 +97,7 @@ class MemorySink:
         self.books: dict[tuple[str, str], Books] = {}
         self.dead_letters: list[dict[str, object]] = []
         self.partials: dict[str, list[dict[str, object]]] = {}
+        self.losses: set[tuple[str, str, str]] = set()  # accepted: stage, partition, loss
 
     async def claim(self, stage: str, partition: str, first_offset: int) -> Claim:
         row = self.rows.get((stage, partition)) or Position(first_offset, first_offset, 0, 0, {})
@@ -106,6 +107,9 @@ class MemorySink:
 
     async def position(self, stage: str, partition: str) -> Position | None:
         return self.rows.get((stage, partition))
+
+    async def accepted(self, stage: str, partition: str) -> Collection[str]:
+        return {loss for one, where, loss in self.losses if (one, where) == (stage, partition)}
 
     async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
         row = self.rows[claim.stage, claim.partition]

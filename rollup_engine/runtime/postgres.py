@@ -7,7 +7,7 @@ A fault of the data is raised. Never retried without knowing whether the transac
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
@@ -80,6 +80,10 @@ class PostgresSink:
     async def _position(self, query: str, stage: str, partition: str) -> Position | None:
         row = await self._pool.fetchrow(self._query[query], self._app_id, stage, partition)
         return None if row is None else _position(row)
+
+    async def accepted(self, stage: str, partition: str) -> Collection[str]:
+        query, args = self._query["accepted"], (self._app_id, stage, partition)
+        return {row["loss"] for row in await persist("accepted losses", lambda: self._pool.fetch(query, *args))}
 
     async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
         for partials in writes.partials:

@@ -45,6 +45,7 @@ class RollupPartition:
         self._claim: Claim
 
     async def open(self) -> int:
+        self._topology.check_partition(self._topic, self._partition)
         self._claim = await self._sink.claim(ROLLUP, self.source, 0)
         start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         state = msgspec.convert(self._claim.position.state, RollupState)
@@ -95,6 +96,10 @@ class RollupPartition:
 
     async def close(self) -> None:
         await self._emit()
+
+    @property
+    def held_up(self) -> bool:
+        return self._marks.behind_a_hole
 
     def release(self) -> None:
         pass

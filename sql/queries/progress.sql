@@ -20,6 +20,9 @@ UPDATE rollup_engine.progress SET next_offset = $6, state = $7, version = versio
 WHERE app_id = $1 AND stage = $2 AND source = $3 AND epoch = $4 AND version = $5
 RETURNING version;
 
+-- name: accepted
+SELECT loss FROM rollup_engine.accepted_losses WHERE app_id = $1 AND stage = $2 AND source = $3;
+
 -- name: book
 INSERT INTO rollup_engine.books (app_id, judge, event, source, counted, duplicate, conflicting, late, invalid, unmatched, records)
 SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])

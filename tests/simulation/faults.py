@@ -7,7 +7,7 @@ caller has given up. The store is synchronous: it may fail before or after a wri
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -190,6 +190,9 @@ class GatedSink:
 
     async def position(self, stage: str, partition: str) -> Position | None:
         return await self._sink.position(stage, partition)
+
+    async def accepted(self, stage: str, partition: str) -> Collection[str]:
+        return await self._sink.accepted(stage, partition)
 
     async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
         def effect() -> Claim:

@@ -253,6 +253,58 @@ async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(
     assert bench.booked()["counted"] == 1, "10 is beyond the horizon of 120, and the late copy at 95 does not count"
 
 
+# The horizon is 100 ms: an id last seen at 10 is of no use once every source's clock is above 110.
+@pytest.mark.parametrize(("clock", "needed"), [(109, True), (111, False), (500, False)])
+async def test_ids_that_cannot_be_rebuilt_and_are_still_needed_halt_the_partition(
+    bench: Bench, clock: int, needed: bool
+) -> None:
+    await bench.start(raw_partitions=1)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)), packed(RAW_0, 1, 2, Row(1, 2, 1, 10)))
+    bench.send(packed(RAW_0, 2, 3, Row(2, 3, 1, clock)))
+    await bench.work_off()
+    await bench.log.trim(EVENTS, 0, 1)  # the next record says how old what is gone may be: 10 at the most
+    bench.store = MemoryIds()
+    if not needed:
+        assert await bench.start(raw_partitions=1) == 3
+        return
+    for _ in range(2):  # and again after it was tried in vain
+        with pytest.raises(PartitionHalted, match="needed from offset 0 on, and holds it from 1 on") as halted:
+            await bench.start(raw_partitions=1)
+    assert halted.value.loss is not None
+    bench.sink.losses.add((DEDUP, f"{EVENTS}/0", halted.value.loss))
+    assert await bench.start(raw_partitions=1) == 3
+    assert bench.store.position == 3
+    assert len(bench.store.ids) == 2
+
+
+async def test_a_source_that_is_silent_in_what_is_left_of_the_topic_may_be_needed(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_1, 0, 1, Row(0, 9, 1, 450)), packed(RAW_0, 0, 1, Row(0, 1, 1, 500)))
+    await bench.work_off()
+    await bench.log.trim(EVENTS, 0, 2)
+    bench.store = MemoryIds()
+    with pytest.raises(PartitionHalted, match="cannot be rebuilt in full"):
+        await bench.start()
+
+
+async def test_a_store_that_still_has_what_the_topic_lost_is_enough(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)), packed(RAW_1, 0, 1, Row(0, 2, 1, 5)))
+    await bench.work_off()
+    await bench.log.trim(EVENTS, 0, 2)
+    assert await bench.start() == 2
+    assert len(bench.store.ids) == 2
+
+
+async def test_a_partition_that_the_topic_should_not_have_halts(bench: Bench) -> None:
+    await bench.start()
+    partition = DedupPartition(
+        bench.partition._topology, 1, bench.log, bench.sink, bench.clock, lambda _: bench.store, IDLE_MS
+    )
+    with pytest.raises(PartitionHalted, match="more partitions than the 1 it was made with"):
+        await partition.open()
+
+
 async def test_ids_outlive_a_new_life_of_the_events_topic(bench: Bench) -> None:
     await bench.start()
     bench.store.write({}, 7, "an earlier life")

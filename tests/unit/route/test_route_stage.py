@@ -12,12 +12,12 @@ from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.exchange import Packed, unpack
-from rollup_engine.progress import ROUTE
+from rollup_engine.progress import DEDUP, NOTHING, ROUTE
 from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
 from rollup_engine.route.stage import RoutePartition
 from rollup_engine.runtime.memory import MemoryLog, MemoryReader, MemoryRecord, MemorySink
 from rollup_engine.topology import Topology, events_topic
-from tests.unit.route.specs import event_type
+from tests.unit.route.specs import a_sum, event_type
 
 NOW_MS = 1_660_490_071_132
 IDLE_MS = 5_000
@@ -55,7 +55,8 @@ class World:
 
     def sent(self) -> list[list[Packed]]:
         """Per events partition, in order."""
-        return [[unpack(record.value or b"") for record in self.log.read(EVENTS, p, 0, 1_000)] for p in range(3)]
+        starts = [self.log._starts.get((EVENTS, p), 0) for p in range(3)]
+        return [[unpack(one.value or b"") for one in self.log.read(EVENTS, p, starts[p], 1_000)] for p in range(3)]
 
     def ids(self) -> list[str]:
         frames = [frame for records in self.sent() for packed in records for frame in packed.tables.values()]
@@ -147,7 +148,7 @@ async def test_a_topic_made_again_stops_the_partition(world: World) -> None:
     await world.route(partition, await partition.open())
     remade = await World().start()
     remade.sink = world.sink
-    with pytest.raises(PartitionHalted, match="was made again"):
+    with pytest.raises(PartitionHalted, match="deleted and made again"):
         await remade.partition().open()  # shorter than the position
     remade.produce("a", "x", "c")
     with pytest.raises(PartitionHalted, match="another record at offset 1"):
@@ -159,8 +160,136 @@ async def test_records_gone_before_they_were_read_stop_the_partition(world: Worl
     partition = world.partition()
     await world.route(partition, await partition.open(), count=1)
     await world.log.trim("raw", 0, 2)
-    with pytest.raises(PartitionHalted, match="records 1 to 1 are gone"):
+    with pytest.raises(PartitionHalted, match="records 1 to 1 are gone") as halted:
         await world.partition().open()
+    assert halted.value.loss is not None
+    world.sink.losses.add((ROUTE, "raw/0", halted.value.loss))
+    told = world.partition()
+    assert await told.open() == 2
+    await world.route(told, 2)
+    assert world.ids() == ["a", "c"]
+    assert all(
+        [(packed.start, packed.end) for packed in records] == [(0, 1), (1, 2), (2, 3)] for records in world.sent()
+    )
+    position = await world.sink.position(ROUTE, "raw/0")
+    assert position is not None
+    assert (position.state["gaps"], position.state["records"]) == ([[1, 2]], 2)
+
+
+async def test_accepting_one_loss_is_not_accepting_another(world: World) -> None:
+    world.produce("a", "b", "c", "d")
+    partition = world.partition()
+    await world.route(partition, await partition.open(), count=1)
+    world.sink.losses.add((ROUTE, "raw/0", "records from offset 1 on"))
+    await world.log.trim("raw", 0, 2)
+    await world.partition().open()
+    await world.log.trim("raw", 0, 3)
+    with pytest.raises(PartitionHalted, match="records 2 to 2 are gone"):
+        await world.partition().open()
+
+
+# ------------------------------------------------------------------------------------ a YAML that changes in mid-flush
+
+
+class Change:
+    """Generation 1 takes every record; 2 refuses the one with few bytes, which then goes to another partition."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.configs = {
+            1: Config(events=(event_type(sums=[a_sum("bytes")]),)),
+            2: Config(events=(event_type(sums=[a_sum("bytes", minimum="5")]),)),
+        }
+        for number in range(6):
+            value = {"id": f"id-{number}", "at": "2022-08-14T15:14:31Z", "customer": "c", "bytes": number}
+            world.log.put("raw", 0, json.dumps(value).encode(), NOW_MS)
+
+    def session(self, generation: int) -> RoutePartition:
+        async def load(wanted: int) -> Config:
+            return self.configs[wanted]
+
+        configs = {generation: self.configs[generation]}
+        self.world.topology = Topology("app", 3, generation, configs, {EVENTS: "life-1"}, {}, load)
+        return self.world.partition()
+
+    async def cut_off_after(self, appends: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A session of generation 1 reads `count` records, and dies with its flush acknowledged by so many."""
+        append, done = self.world.log.append, 0
+
+        async def fails_later(topic: str, partition: int, value: bytes) -> int:
+            nonlocal done
+            done += 1
+            if done > appends:
+                raise BrokerUnavailable
+            return await append(topic, partition, value)
+
+        session = self.session(1)
+        offset = await session.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(self.world.log, "append", fails_later)
+            with pytest.raises(BrokerUnavailable):
+                await self.world.route(session, offset, count)
+
+    def taken(self) -> dict[int, list[int]]:
+        """Offset to the generations under which the events partitions take it, by their marks."""
+        found: dict[int, list[int]] = {}
+        for records in self.world.sent():
+            mark = 0
+            for packed in records:
+                for frame in packed.tables.values():
+                    for offset in frame["offset"]:
+                        if offset >= mark:
+                            found.setdefault(offset, []).append(packed.generation)
+                mark = max(mark, packed.end)
+        return dict(sorted(found.items()))
+
+
+@pytest.mark.parametrize("appends", [1, 2])
+@pytest.mark.parametrize("count", [2, 4, 6])
+async def test_a_flush_cut_off_is_finished_under_its_own_yaml(
+    world: World, monkeypatch: pytest.MonkeyPatch, appends: int, count: int
+) -> None:
+    change = Change(world)
+    await change.cut_off_after(appends, count, monkeypatch)
+    heir = change.session(2)
+    offset = await heir.open()
+    await heir.tick()
+    for _ in range(3):
+        await world.route(heir, offset, 3)
+        position = await world.sink.position(ROUTE, "raw/0")
+        assert position is not None
+        offset = position.next_offset
+    assert change.taken() == {number: [1] if number < count else [2] for number in range(6)}
+    assert position.state["generation"] == 2
+
+
+async def test_dedups_marks_tell_too_what_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events partition that got the flush has been read and trimmed since."""
+    change = Change(world)
+    await change.cut_off_after(1, 4, monkeypatch)
+    claim = await world.sink.claim(DEDUP, f"{EVENTS}/0", 0)
+    await world.sink.advance(claim, 1, {"marks": {"raw/0": 4}}, NOTHING)
+    await world.log.trim(EVENTS, 0, 1)
+    heir = change.session(2)
+    await world.route(heir, await heir.open(), 6)
+    for records in world.sent():
+        assert [(one.start, one.end, one.generation) for one in records] == [(0, 4, 1), (4, 6, 2)]
+
+
+async def test_without_a_cut_off_flush_the_new_yaml_begins_at_once(world: World) -> None:
+    change = Change(world)
+    first = change.session(1)
+    await world.route(first, await first.open(), 2)
+    heir = change.session(2)
+    await world.route(heir, await heir.open(), 6)
+    assert change.taken() == {number: [1] if number < 2 else [2] for number in range(6)}
+
+
+async def test_a_worker_with_the_older_yaml_does_not_go_on(world: World) -> None:
+    change = Change(world)
+    await change.session(2).open()
+    with pytest.raises(PartitionHalted, match="generation 1 of the YAML, and generation 2 is active"):
+        await change.session(1).open()
 
 
 async def test_records_gone_after_they_were_read_are_no_matter(world: World) -> None:
