@@ -190,6 +190,20 @@ def status(output: Format = "table") -> None:
     show_status(_settings(), output)
 
 
+@app.command("accept-loss")
+def accept_loss(
+    partition: Annotated[str, typer.Argument(metavar="TOPIC/PARTITION", help="One that stands still; see `status`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Let a halted partition go on without what it has lost. The gap stays in the books."""
+    from rollup_engine.runtime import alarms, screens
+
+    def sure(halt: alarms.Halt) -> bool:
+        return yes or typer.confirm(f"{halt.cause}.\nGive that up for good, and go on?", err=True)
+
+    screens.accept_loss(_settings(), partition, sure)
+
+
 @letters.command("list")
 def letters_list(
     event: Annotated[str | None, typer.Option("--event", help="Of this event type only.")] = None,
@@ -210,6 +224,38 @@ def letters_show(number: Annotated[int, typer.Argument(metavar="ID", help="From 
     from rollup_engine.runtime.screens import show_letter
 
     show_letter(_settings(), number)
+
+
+@letters.command("replay")
+def letters_replay(
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="[ID]...", min=1, max=(1 << 63) - 1, help="From `dead-letters list`."),
+    ] = None,
+    event: Annotated[str | None, typer.Option("--event", help="All of this event type.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="All with this reason or outcome.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All there are.")] = False,
+    repaired: Annotated[
+        Path | None, typer.Option("--with", metavar="FILE", help="Send this event instead; `-` reads standard input.")
+    ] = None,
+    as_event: Annotated[
+        str | None, typer.Option("--as-event", metavar="E", help="The event type of letters that have none.")
+    ] = None,
+    may_double_count: Annotated[
+        bool, typer.Option("--may-double-count", help="Also what was recorded longer ago than dedup_horizon.")
+    ] = False,
+) -> None:
+    """Send dead letters again, each once: exempt from lateness, and judged like any other event for the rest."""
+    from rollup_engine.runtime.screens import replay_letters
+
+    if bool(numbers) == bool(event or reason or everything):
+        raise UsageError("Say which dead letters: by ID, or else all by --event, --reason or --all.")
+    if repaired is not None and len(numbers or ()) != 1:
+        raise UsageError("--with FILE repairs one dead letter: give its ID, and no other.")
+    chosen = {"ids": tuple(numbers or ()), "event": event, "reason": reason}
+    how = {"as_event": as_event, "may_double_count": may_double_count}
+    if not replay_letters(_settings(), repaired, **chosen, **how):
+        sys.exit(1)
 
 
 def _one_of(value: str, *allowed: str) -> None:

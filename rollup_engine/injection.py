@@ -5,7 +5,7 @@
     ROLLUP_INJECT=kill:route.sent,clock:60000
 
 Points: route.sent, route.advanced, dedup.sent, dedup.advanced (before the store's write), dedup.stored,
-rollup.advanced, sink.commit (everything written, COMMIT not sent).
+rollup.advanced, sink.commit (everything written, COMMIT not sent), replay.sent (a letter, before that is in Postgres).
 """
 
 import os
@@ -21,6 +21,7 @@ POINTS = (
     "dedup.stored",
     "rollup.advanced",
     "sink.commit",
+    "replay.sent",
 )
 _passed: Counter[str] = Counter()
 

@@ -20,7 +20,7 @@ from rollup_engine.runtime import schema, sql
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from rollup_engine.runtime.kafka_clients import EMBEDDED_CLUSTER
 from rollup_engine.runtime.postgres import Connection, lock_schema, persist
-from rollup_engine.topology import Topology, deltas_topic, events_topic
+from rollup_engine.topology import Topology, deltas_topic, events_topic, replays
 
 log = structlog.get_logger(__name__)
 LEASE_SECONDS = 15
@@ -134,9 +134,11 @@ class Registry:
     ) -> dict[str, str]:
         """Make the internal topics that are new; check those that are not. Topic to incarnation."""
         horizon_ms = max(event.horizon_ms for event in config.events)
-        retention = {"retention.ms": str(2 * horizon_ms + RETENTION_MARGIN_MS), "max.message.bytes": str(2 << 20)}
+        retention = {"retention.ms": str(3 * horizon_ms + RETENTION_MARGIN_MS), "max.message.bytes": str(2 << 20)}
         wanted = {events_topic(self._app_id): retention}
-        wanted |= {deltas_topic(self._app_id, table): {**retention, "retention.ms": "-1"} for table in tables}
+        again = replays(self._app_id, config)
+        for topic in (*(deltas_topic(self._app_id, table) for table in tables), *again):
+            wanted[topic] = {**retention, "retention.ms": "-1"}
         known = {row["topic"]: row for row in await connection.fetch(self._query["topics"], self._app_id)}
         for topic in config.topics:
             if not await log_.partitions(topic):
@@ -148,20 +150,20 @@ class Registry:
                 made[topic] = RAW_PARTITIONS
         incarnations = {}
         for topic, settings in wanted.items():
-            row = known.get(topic)
+            row, count = known.get(topic), 1 if topic in again else partitions
             if row is None:
-                incarnations[topic] = await self._add_topic(connection, log_, topic, partitions, settings)
-                made[topic] = partitions
+                incarnations[topic] = await self._add_topic(connection, log_, topic, count, settings)
+                made[topic] = count
                 continue
-            if row["partitions"] != partitions:
+            if row["partitions"] != count:
                 raise ConfigError(
                     f"Internal topic {topic} has {row['partitions']} partitions, and ROLLUP_PARTITIONS is {partitions}."
                     f" Set it to {row['partitions']}, or choose a new ROLLUP_APP_ID."
                 )
             there = await log_.partitions(topic)
-            if there != partitions:
+            if there != count:
                 raise PartitionHalted(
-                    cause=f"internal topic {topic} should have {partitions} partitions in Kafka, and has {there}:"
+                    cause=f"internal topic {topic} should have {count} partitions in Kafka, and has {there}:"
                     " it was deleted, made again or changed",
                     remedy="Bring it back as it was, or start under a new ROLLUP_APP_ID and feed the raw events again.",
                 )

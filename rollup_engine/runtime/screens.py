@@ -4,7 +4,7 @@ import asyncio
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +19,8 @@ from rich.table import Table
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import RollupError, UsageError
 from rollup_engine.progress import KINDS
-from rollup_engine.runtime import addresses, sql
+from rollup_engine.runtime import addresses, alarms, sql
+from rollup_engine.runtime.alarms import Halt
 from rollup_engine.runtime.status import Status, collect
 
 console = Console()
@@ -75,7 +76,8 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], form: s
 
 def status_table(status: Status, width: int) -> Table:
     """One row per event type; on a narrow terminal one column per event type."""
-    names = ["received", *KINDS, "lag", "watermark"]
+    lost = ["lost"] if any(event.lost for event in status.events.values()) else []
+    names = ["received", *KINDS, *lost, "lag", "watermark"]
     events = sorted(status.events.items(), key=lambda item: (item[0].startswith("topic:"), item[0]))
     if width >= 120:
         rows = [[name, *(getattr(event, kind) for kind in names)] for name, event in events]
@@ -94,8 +96,24 @@ def show_status(settings: Settings, form: str) -> None:
         print(json.dumps(status.to_dict(), indent=2))
         return
     console.print(status_table(status, console.width))
+    for halt in status.halted:
+        console.print(
+            f"[bold red]{escape(halt.source)} stands still[/bold red] in {halt.stage} since {_shown(halt.since)}"
+        )
+        console.print(f"  {escape(halt.cause)}.\n  {escape(halt.remedy)}", soft_wrap=True)
     if not status.kafka:
         console.print("[dim]Kafka does not run: lag counts only what was routed and is not yet in the books.[/dim]")
+
+
+def accept_loss(settings: Settings, source: str, sure: Callable[[Halt], bool]) -> None:
+    async def run() -> Halt | None:
+        async with addresses.pool_of(settings) as pool:
+            return await alarms.accept_loss(pool, settings.app_id, source, sure)
+
+    halt = asyncio.run(run())
+    print(
+        "Nothing was changed." if halt is None else f"{source} goes on without: {halt.loss}. Within 15 s, if it runs."
+    )
 
 
 def run_query(
@@ -140,7 +158,7 @@ def list_letters(settings: Settings, event: str | None, reason: str | None, limi
     elif not rows:
         console.print("No dead letters.")
     else:
-        columns = ["id", "event", "outcome", "reason", "detail", "source", "source_offset", "recorded_at"]
+        columns = [name for name in rows[0] if name not in ("event_id", "original_bytes", "replayed_to")]
         console.print(
             table(None, columns, [[row[c] for c in columns] for row in rows], numbers=["id", "source_offset"])
         )
@@ -168,6 +186,40 @@ def show_letter(settings: Settings, number: int) -> None:
         "[bold]original[/bold]" + (" (its first part)" if len(original) < (row["original_bytes"] or 0) else "")
     )
     print(original.decode("utf-8", errors="backslashreplace"))
+
+
+def replay_letters(settings: Settings, repaired: Path | None, **wanted: Any) -> bool:
+    """Prints what was sent again, and what was left out and why. False where something named, or all, was left out."""
+    from rollup_engine.clock import SystemClock
+    from rollup_engine.runtime.replay import Outcome, Wanted, replay
+
+    async def run(value: bytes | None) -> Outcome:
+        async with addresses.kafka_if_running(settings) as kafka:
+            if kafka is None:
+                raise RollupError("Kafka does not run, and replay sends by it. Start `rollup-engine up` first.")
+            async with addresses.pool_of(settings) as pool:
+                return await replay(pool, kafka, settings.app_id, SystemClock(), Wanted(repaired=value, **wanted))
+
+    outcome = asyncio.run(run(None if repaired is None else _read(repaired)))
+    print(f"{outcome.sent:,} dead letters sent again." if outcome.sent != 1 else "1 dead letter sent again.")
+    for cause, count in sorted(outcome.left_out.items()):
+        sentences = outcome.sentences[cause]
+        if not wanted["ids"]:
+            print(f"{count:,} left out, {cause}. For example: {sentences[0]}")
+            continue
+        print("\n".join(sentences), file=sys.stderr)
+        if count > len(sentences):
+            print(f"And {count - len(sentences):,} more, {cause}.", file=sys.stderr)
+    return not outcome.left_out or (not wanted["ids"] and outcome.sent > 0)
+
+
+def _read(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def produce_file(settings: Settings, file: Path, topic: str, rate: float | None) -> None:

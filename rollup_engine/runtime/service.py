@@ -17,6 +17,7 @@ from faust import Service
 
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.pipeline import StagePartition, drive
+from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.kafka import KafkaLog, consumer_options
 from rollup_engine.runtime.kafka_clients import stop_clients
 from rollup_engine.runtime.kafka_reader import KafkaReader, source_of
@@ -24,6 +25,7 @@ from rollup_engine.telemetry import HALTED, OPEN_PARTITIONS
 
 log = structlog.get_logger(__name__)
 COMMIT_SECONDS = 5.0  # to Kafka's group, for lag displays only
+ALARM_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 YIELD_SECONDS = 15.0  # without a group to say who works on what: to whoever claimed it last
 HALT_RETRY_SECONDS = 15.0  # a halted partition is tried again, so that the remedy takes effect by itself
@@ -44,6 +46,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         topics: Iterable[str],
         kafka: KafkaLog,
         make: Callable[[TopicPartition], StagePartition],
+        alarms: Alarms,
         *,
         drain: bool,
     ) -> None:
@@ -55,7 +58,8 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         super().__init__()
         self._drain, self._alone = drain, drain and kafka.cluster.embedded
         self.stage, self._group, self._topics = stage, group, list(topics)
-        self._kafka, self._make = kafka, make
+        self._kafka, self._make, self._alarms = kafka, make, alarms
+        self._starting: set[TopicPartition] = set()  # no progress yet since their session began
         self._stopping = asyncio.Event()
         self._sessions: dict[TopicPartition, asyncio.Task[None]] = {}
         self._readers: dict[TopicPartition, KafkaReader] = {}
@@ -147,6 +151,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 reader = KafkaReader(self._kafka, self._consumer, one)
                 self._readers[one] = reader
+                self._starting.add(one)
                 end = self._end_of(one) if self._drain else None
                 await drive(self._make(one), reader, self._stopping, end, on_progress=lambda: self._progressed(one))
                 self.unfinished.discard(one)
@@ -186,12 +191,16 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _progressed(self, one: TopicPartition) -> None:
         self._progress = time.monotonic()
+        if one in self._starting:  # whoever worked on it before may have left an alarm
+            self._starting.discard(one)
+            self._alarms.tell(self.stage, source_of(one), None)
         self._resumed(one)
 
     def _halt(self, one: TopicPartition, halt: PartitionHalted) -> None:
         where = source_of(one)
         log.error("partition halted", stage=self.stage, partition=where, cause=halt.cause, remedy=halt.remedy)
         self.halted[one] = halt
+        self._alarms.tell(self.stage, where, halt)
         HALTED.labels(self.stage).set(len(self.halted))
 
     def _resumed(self, one: TopicPartition) -> None:
@@ -201,6 +210,10 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     @Service.timer(COMMIT_SECONDS)
     async def _commit_now_and_then(self) -> None:
         await self._commit()
+
+    @Service.timer(ALARM_SECONDS)
+    async def _publish_alarms(self) -> None:
+        await self._alarms.publish()
 
     async def _commit(self) -> None:
         """Tell Kafka's group how far it is. Nothing trusts these offsets."""

@@ -13,9 +13,10 @@ from rollup_engine.errors import RollupError
 from rollup_engine.progress import KINDS, ROUTE
 from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
 from rollup_engine.runtime import sql
+from rollup_engine.runtime.alarms import Halt, halts
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.runtime.postgres import at_time
-from rollup_engine.topology import split_source
+from rollup_engine.topology import replays, split_source
 
 
 @dataclass
@@ -24,7 +25,7 @@ class EventStatus:
 
     received = counted + duplicate + conflicting + late + invalid, always. `routed` is route's own count of the same:
     equal once nothing is under way. `lag`: raw records not yet in the books. `watermark`: RFC 3339, of the slowest
-    raw partition.
+    raw partition. `lost`: raw offsets that were gone before they could be read, as an operator accepted.
     """
 
     received: int = 0
@@ -37,18 +38,22 @@ class EventStatus:
     routed: int = 0
     lag: int = 0
     watermark: str | None = None
+    lost: int = 0
 
 
 @dataclass
 class Status:
-    """What `status` shows. `generation` counts the YAML contents so far; `kafka` is False where no broker answered."""
+    """What `status` shows. `generation` counts the YAML contents so far; `kafka` is False where no broker answered.
+    `halted`: the partitions that stand still, with cause and remedy."""
 
     events: dict[str, EventStatus] = field(default_factory=dict)
     generation: int = 0
     kafka: bool = True
+    halted: list[Halt] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        halted = [{**asdict(halt), "since": halt.since.isoformat()} for halt in self.halted]
+        return {**asdict(self), "halted": halted}
 
     @property
     def lag(self) -> int:
@@ -73,7 +78,7 @@ async def collect(pool: "asyncpg.Pool[asyncpg.Record]", app_id: str, log: KafkaL
     query = sql.queries("status")
     books = await pool.fetch(query["books"], app_id)
     positions = await pool.fetch(query["positions"], app_id)
-    status = Status(generation=latest["generation"], kafka=log is not None)
+    status = Status(generation=latest["generation"], kafka=log is not None, halted=await halts(pool, app_id))
     for event in config.events:
         status.events[event.event] = EventStatus()
     booked: dict[str, int] = {}
@@ -88,8 +93,9 @@ async def collect(pool: "asyncpg.Pool[asyncpg.Record]", app_id: str, log: KafkaL
         for row in positions
         if row["stage"] == ROUTE
     }
-    ends = await _ends(log, config.topics) if log is not None else {}
-    _add_watermarks(status, [state for _, state in routes.values()])
+    again = replays(app_id, config)
+    ends = await _ends(log, [*config.topics, *again]) if log is not None else {}
+    _add_watermarks(status, [state for source, (_, state) in routes.items() if split_source(source)[0] not in again])
     for source in routes.keys() | ends.keys():
         offset, state = routes.get(source, (0, RouteState()))
         for name, count in state.received.items():
@@ -98,8 +104,9 @@ async def collect(pool: "asyncpg.Pool[asyncpg.Record]", app_id: str, log: KafkaL
         behind = max(0, end - max(offset, start)) + max(0, state.records - booked.get(source, 0))
         topic, _ = split_source(source)
         for event in config.events:
-            if topic in event.topics:
+            if topic in event.topics or (topic in again and again[topic].event == event.event):
                 status.events[event.event].lag += behind
+                status.events[event.event].lost += sum(gap_end - gap_start for gap_start, gap_end in state.gaps)
     return status
 
 

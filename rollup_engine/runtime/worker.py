@@ -25,12 +25,13 @@ from rollup_engine.pipeline import StagePartition
 from rollup_engine.progress import DEDUP, ROLLUP, ROUTE
 from rollup_engine.route.stage import RoutePartition
 from rollup_engine.runtime import schema
+from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.service import StageService
 from rollup_engine.runtime.stopping import Stop
-from rollup_engine.topology import Topology, deltas_topic, events_topic
+from rollup_engine.topology import Topology, deltas_topic, events_topic, replays
 from rollup_engine.windows.stage import RollupPartition
 
 log = structlog.get_logger(__name__)
@@ -62,7 +63,8 @@ async def run(
             topology = await registry.join(kafka_log, config, settings.partitions, role)
             stop.in_order()
             sink = PostgresSink(pool, settings.app_id)
-            services = _services(role, topology, kafka_log, sink, settings.state_dir, drain)
+            alarms = Alarms(pool, settings.app_id)
+            services = _services(role, topology, kafka_log, sink, alarms, settings.state_dir, drain)
             async with registry.lease(topology.generation, role, stop.asked.set):
                 await _serve(role, settings, services, web_port, stop.asked)
     except asyncio.CancelledError:
@@ -111,7 +113,13 @@ async def _serve(
 
 
 def _services(
-    role: str, topology: Topology, kafka: KafkaLog, sink: PostgresSink, state_dir: Path, drain: bool
+    role: str,
+    topology: Topology,
+    kafka: KafkaLog,
+    sink: PostgresSink,
+    alarms: Alarms,
+    state_dir: Path,
+    drain: bool,
 ) -> list[StageService]:
     """Stages in the order in which to start them; they stop in the opposite order, upstream first."""
     clock = SystemClock()
@@ -121,13 +129,13 @@ def _services(
     tables = {deltas_topic(topology.app_id, table): table for table in topology.schemas}
 
     def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
-        return StageService(stage, f"{topology.app_id}.{stage}", topics, kafka, make, drain=drain)
+        return StageService(stage, f"{topology.app_id}.{stage}", topics, kafka, make, alarms, drain=drain)
 
     if role == ROUTE:
         return [
             service(
                 ROUTE,
-                topology.config.topics,
+                [*topology.config.topics, *replays(topology.app_id, topology.config)],
                 lambda one: RoutePartition(topology, one.topic, one.partition, kafka, sink, clock, idle_ms),
             )
         ]

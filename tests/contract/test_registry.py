@@ -21,7 +21,7 @@ from rollup_engine.runtime.embedded import start_broker
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.runtime.registry import Registry
-from rollup_engine.topology import Topology, deltas_topic, events_topic
+from rollup_engine.topology import Topology, deltas_topic, events_topic, replays_topic
 from tests.contract.specs import config, event_type, rollup
 
 PARTITIONS = 3
@@ -84,10 +84,10 @@ class TestJoining:
         self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str
     ) -> None:
         topology = await join(pool, log, app_id)
-        topics = [events_topic(app_id), deltas_topic(app_id, "downloads")]
-        assert [await log.partitions(topic) for topic in topics] == [PARTITIONS, PARTITIONS]
+        topics = [events_topic(app_id), deltas_topic(app_id, "downloads"), replays_topic(app_id, "download")]
+        assert [await log.partitions(topic) for topic in topics] == [PARTITIONS, PARTITIONS, 1]
         assert sorted(topology.incarnations) == sorted(topics)
-        assert len(set(topology.incarnations.values())) == 2
+        assert len(set(topology.incarnations.values())) == 3
         assert (topology.generation, topology.config) == (1, config())
         assert topology.schemas["downloads"].groups == ("region", "speed")
 
@@ -313,7 +313,7 @@ class TestApacheKafka:
         assert raised.value.exit_status == 1
         assert await apache_log.partitions(missing) == 0
 
-    async def test_the_events_topic_keeps_twice_the_horizon(
+    async def test_the_events_topic_keeps_three_horizons(
         self, pool: "asyncpg.Pool[asyncpg.Record]", apache_log: KafkaLog, app_id: str
     ) -> None:
         await join(pool, apache_log, app_id)
@@ -321,12 +321,12 @@ class TestApacheKafka:
             (await apache_log.settings(topic))["retention.ms"]
             for topic in (events_topic(app_id), deltas_topic(app_id, "downloads"))
         ]
-        assert kept == [str(2 * 86_400_000 + 3_600_000), "-1"]
+        assert kept == [str(3 * 86_400_000 + 3_600_000), "-1"]
 
     async def test_a_longer_horizon_than_the_topic_keeps_is_refused(
         self, pool: "asyncpg.Pool[asyncpg.Record]", apache_log: KafkaLog, app_id: str
     ) -> None:
         await join(pool, apache_log, app_id)
         await gone(pool)
-        with pytest.raises(ConfigError, match=r"keeps its records for 176400 s.*Set its `retention\.ms` to 349200000"):
+        with pytest.raises(ConfigError, match=r"keeps its records for 262800 s.*Set its `retention\.ms` to 522000000"):
             await join(pool, apache_log, app_id, config(event_type(horizon_ms=2 * 86_400_000)))

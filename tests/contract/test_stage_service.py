@@ -35,6 +35,8 @@ class Work:
         self.closed: set[int] = set()
         self.faults: dict[int, list[BaseException]] = defaultdict(list)  # raised by the next batches of a partition
         self.hold: asyncio.Event | None = None  # batches wait for it
+        self.held_up: set[int] = set()  # partitions that wait for records that should be there
+        self.alarms: dict[str, PartitionHalted | None] = {}  # by partition, as they were last told
 
     @property
     def taken(self) -> int:
@@ -65,10 +67,27 @@ class Session:
     async def tick(self) -> None:
         pass
 
+    @property
+    def held_up(self) -> bool:
+        return self._partition in self._work.held_up
+
     async def close(self) -> None:
         self._work.closed.add(self._partition)
 
     def release(self) -> None:
+        pass
+
+
+class Told:
+    """In place of `Alarms`: what would be written to the database."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def tell(self, stage: str, source: str, halt: PartitionHalted | None) -> None:
+        self._work.alarms[source] = halt
+
+    async def publish(self) -> None:
         pass
 
 
@@ -91,7 +110,7 @@ def topic() -> str:
 
 
 def a_service(log: KafkaLog, topic: str, work: Work, *, drain: bool = True) -> StageService:
-    return StageService("fake", f"group-{topic}", [topic], log, lambda one: Session(work, one), drain=drain)
+    return StageService("fake", f"group-{topic}", [topic], log, lambda one: Session(work, one), Told(work), drain=drain)
 
 
 async def until(what: str, condition: Callable[[], object]) -> None:
@@ -193,10 +212,27 @@ async def test_a_halted_partition_says_so_and_is_tried_again(
     (halted,) = service.halted
     assert halted == TopicPartition(topic, 2)
     assert cause in service.halted[halted].cause
+    assert work.alarms[f"{topic}/2"] is service.halted[halted]
     await until("all records, the other partitions' too", lambda: work.taken == 50 * PARTITIONS)
     await until("no more word of it", lambda: not service.halted)
+    assert work.alarms == {f"{topic}/{number}": None for number in range(PARTITIONS)}
     await service.stop()
     assert in_order(work, 50)
+
+
+async def test_a_halted_partition_stays_one_while_it_waits_for_what_is_missing(kafka_log: KafkaLog, topic: str) -> None:
+    """Begun again, it reads, and still makes no progress: the alarm stays."""
+    work = Work()
+    work.faults[2], work.held_up = [PartitionHalted("a hole", "Mend it.")], {2}
+    await fill(kafka_log, topic, 50)
+    service = a_service(kafka_log, topic, work)
+    await service.start()
+    await until("all records", lambda: work.taken == 50 * PARTITIONS)
+    assert list(service.halted) == [TopicPartition(topic, 2)]
+    assert work.alarms[f"{topic}/2"] is not None
+    work.held_up = set()
+    await until("no more word of it", lambda: not service.halted and work.alarms[f"{topic}/2"] is None)
+    await service.stop()
 
 
 async def test_a_partition_that_cannot_be_worked_off_is_owned_up_to(kafka_log: KafkaLog, topic: str) -> None:
