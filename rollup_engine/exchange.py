@@ -22,6 +22,7 @@ from rollup_engine.ports import Log
 
 VERSION = 1
 RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
+RECORD_ROWS_MAX = 5_000  # what one record comes to in the next stage cannot be cut: it must fit a record there too
 HOLE_MS_MAX = 60_000
 WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory
 _PREFIX = struct.Struct(">BI")  # version, CRC-32 of all that follows: Arrow's reader trusts what it is given
@@ -56,7 +57,19 @@ class Packed:
 
 
 def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
-    """The record's bytes; several records that cover the same range in turn where one would exceed `bytes_max`."""
+    """The record's bytes; several that cover the same range in turn where one would have too many bytes or rows."""
+    value = _encoded(packed) if packed.rows <= RECORD_ROWS_MAX else b""
+    middle = None if value and len(value) <= bytes_max else _middle(packed)
+    if middle is None:  # it fits; or one source record's rows alone: nothing to cut
+        return [value or _encoded(packed)]
+    below, above = pl.col("offset") < middle, pl.col("offset") >= middle
+    # The clock is known at the end only; taken for the middle's, it would age what the second part still needs.
+    first = replace(packed, end=middle, clock_ms=0, tables={n: f.filter(below) for n, f in packed.tables.items()})
+    second = replace(packed, start=middle, tables={n: f.filter(above) for n, f in packed.tables.items()})
+    return pack(first, bytes_max) + pack(second, bytes_max)
+
+
+def _encoded(packed: Packed) -> bytes:
     bodies: list[bytes] = []
     names: list[tuple[str, int]] = []
     for name, frame in packed.tables.items():
@@ -77,17 +90,7 @@ def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
         )
     )
     content = b"".join((_LENGTH.pack(len(header)), header, *bodies))
-    value = _PREFIX.pack(VERSION, zlib.crc32(content)) + content
-    if len(value) <= bytes_max:
-        return [value]
-    middle = _middle(packed)
-    if middle is None:  # one source record's rows alone: nothing to cut
-        return [value]
-    below, above = pl.col("offset") < middle, pl.col("offset") >= middle
-    # The clock is known at the end only; taken for the middle's, it would age what the second part still needs.
-    first = replace(packed, end=middle, clock_ms=0, tables={n: f.filter(below) for n, f in packed.tables.items()})
-    second = replace(packed, start=middle, tables={n: f.filter(above) for n, f in packed.tables.items()})
-    return pack(first, bytes_max) + pack(second, bytes_max)
+    return _PREFIX.pack(VERSION, zlib.crc32(content)) + content
 
 
 def _middle(packed: Packed) -> int | None:

@@ -67,6 +67,15 @@ def test_any_cut_covers_the_same_rows_once(packed: Packed, bytes_max: int) -> No
             assert_frame_equal(pl.concat(found), frame)
 
 
+def test_no_record_has_more_rows_than_the_next_stage_can_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "RECORD_ROWS_MAX", 10)
+    offsets = [*range(35), *[35] * 12]  # what one source record comes to is not cut
+    packed = Packed("life", 3, "raw/0", 0, 40, 7, {"event:a": pl.DataFrame({"offset": offsets})})
+    parts = [unpack(value) for value in pack(packed)]
+    assert [offset for part in parts for offset in part.tables["event:a"]["offset"]] == offsets
+    assert all(part.rows <= 10 or set(part.tables["event:a"]["offset"]) == {35} for part in parts)
+
+
 @given(packed_records(), st.integers(0, 6_000))
 def test_no_part_tells_a_clock_that_lies_ahead_of_it(packed: Packed, bytes_max: int) -> None:
     parts = [unpack(value) for value in pack(packed, bytes_max)]
