@@ -50,6 +50,7 @@ class Packed:
     end: int
     clock_ms: int  # running maximum of the raw records' time up to `end`, 0: not told; survives repeats and cuts
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    checksum: int = 0  # of the record's bytes, where it was read from a log
 
     @property
     def rows(self) -> int:
@@ -115,7 +116,14 @@ def unpack(value: bytes) -> Packed:
     except (struct.error, msgspec.MsgspecError, pl.exceptions.PolarsError, OSError) as error:
         raise _foreign(value) from error
     return Packed(
-        header.incarnation, header.generation, header.source, header.start, header.end, header.clock_ms, tables
+        header.incarnation,
+        header.generation,
+        header.source,
+        header.start,
+        header.end,
+        header.clock_ms,
+        tables,
+        zlib.crc32(value),
     )
 
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from rollup_engine.config.model import Config, EventType
-from rollup_engine.errors import PartitionHalted
+from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.exchange import Packed
+from rollup_engine.ports import Log
 from rollup_engine.tables import Schema
 
 
@@ -102,4 +104,25 @@ def check_held(source: str, position: int, start: int, end: int) -> None:
         raise PartitionHalted(
             cause=f"{source} holds offsets {start} to {end}, but {position} is next",
             remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+        )
+
+
+async def check_last(log: Log, topic: str, partition: int, offset: int, checksum: int) -> None:
+    """The last record read must still be the one it was: offsets mean something only within one life of a topic.
+
+    `checksum`: CRC-32 of its value. Raises `PartitionHalted`, and `BrokerUnavailable` where it does not show.
+    """
+    source = source_name(topic, partition)
+    reader = await log.reader(topic, partition, offset)
+    try:
+        found = await reader.read(1, 5_000)
+    finally:
+        await reader.close()
+    if not found and reader.position <= offset:  # not the same as gone: nothing goes on unchecked
+        raise BrokerUnavailable(f"Kafka did not show the record at offset {offset} of {source} within 5 s.")
+    if found and found[0].offset == offset and zlib.crc32(found[0].value or b"") != checksum:
+        raise PartitionHalted(
+            cause=f"{source} holds another record at offset {offset} than the one read there: the topic was deleted and"
+            " made again",
+            remedy="Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID.",
         )

@@ -41,6 +41,9 @@ class DedupState(msgspec.Struct, frozen=True):
     empty: dict[str, int] = {}  # the fastest clock as a source's last record came; only where that was an empty one
     idle: dict[str, int] = {}  # and as the one before came, also empty: after that it had nothing to send for a while
     generation: int = 0  # of the last record judged
+    covered: dict[str, int] = {}  # per rollup table ever declared: its deltas topic was told of events offsets below
+    last_offset: int = -1  # of the last record judged, and its checksum: tells another life of the topic
+    last_crc: int = 0
 
     def expired_before_ms(self, horizon_ms: int, raw: Collection[str]) -> int | None:
         """Ids last seen before this can serve no row any more: the slowest source's clock less the horizon.
@@ -119,7 +122,16 @@ def deduplicate(
         books.add(rows, pl.col("event"), pl.lit(UNMATCHED))
     letters_frame = letters.combined(dead)
     writes = Writes(books=books.entries(), dead_letters=letters_frame if letters_frame.height else None)
-    state = DedupState(dict(marks.by_source), clocks, empty, idle, state.generation)
+    last_offset, last = records[-1] if records else (state.last_offset, None)
+    state = msgspec.structs.replace(
+        state,
+        marks=dict(marks.by_source),
+        clocks=clocks,
+        empty=empty,
+        idle=idle,
+        last_offset=last_offset,
+        last_crc=last.checksum if last is not None else state.last_crc,
+    )
     return Outcome(state, puts, writes, deltas)
 
 

@@ -22,7 +22,7 @@ from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, Packed, unpack
 from rollup_engine.ports import Log, Record, SeenIds, Sink
 from rollup_engine.progress import DEDUP, ROUTE, Claim
-from rollup_engine.topology import Topology, check_held, deltas_topic, events_topic, source_name
+from rollup_engine.topology import Topology, check_held, check_last, deltas_topic, events_topic, source_name
 
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
@@ -55,7 +55,6 @@ class DedupPartition:
         self._state = DedupState()
         self._marks = Marks({})
         self._raw: frozenset[str] = frozenset()
-        self._covered = 0
 
     async def open(self) -> int:
         self._topology.check_partition(self._topic, self._partition)
@@ -64,7 +63,6 @@ class DedupPartition:
         self._state = msgspec.convert(self._claim.position.state, DedupState)
         self._topology.check_generation(self._state.generation)
         self._marks = Marks(self._state.marks)
-        self._covered = self._claim.next_offset
         check_held(self.source, self._claim.next_offset, start, end)
         self._raw = await self._raw_sources()
         self._store = self._open_store(self._partition)
@@ -85,6 +83,8 @@ class DedupPartition:
             store.write({}, 0, self._incarnation)
         if store.position > to:  # the sink was set back, by a restored backup: the store knows too much
             store.clear()
+        if log_start <= self._state.last_offset and store.position < to:
+            await check_last(self._log, self._topic, self._partition, self._state.last_offset, self._state.last_crc)
         if store.position < log_start:
             await self._check_lost(store.position, log_start)
         position = max(store.position, log_start)
@@ -150,21 +150,20 @@ class DedupPartition:
         assert self._store is not None
         config = await self._topology.config_of(generation)
         outcome = deduplicate(self._state, self._marks, batch, config, self._store.get)
-        known = await self._tables(self._state.generation)
         for rollup in config.rollups:
             frame = outcome.deltas.get(rollup.table)
             tables = {}
             if frame is not None:
                 parts = keys.spread(frame, keys.partition_of("tuple_key", self._topology.partitions))
                 tables = {to: {rollup.table: part} for to, part in parts.items()}
-            start = self._covered if rollup.table in known else 0  # before it was declared there was nothing for it
-            await self._send(rollup.table, generation, start, position, tables)
+            # From where it was told last: while no YAML declared it, there was nothing for it.
+            await self._send(rollup.table, generation, self._state.covered.get(rollup.table, 0), position, tables)
         injection.passing("dedup.sent")
-        after = msgspec.structs.replace(outcome.state, generation=generation)
+        covered = {**self._state.covered, **{rollup.table: position for rollup in config.rollups}}
+        after = msgspec.structs.replace(outcome.state, generation=generation, covered=covered)
         state: dict[str, object] = msgspec.to_builtins(after)
         self._claim = await self._sink.advance(self._claim, position, state, outcome.writes)
         self._state = after
-        self._covered = position
         injection.passing("dedup.advanced")
         self._store.write(outcome.puts, position, self._incarnation)
         injection.passing("dedup.stored")
@@ -172,10 +171,6 @@ class DedupPartition:
         before_ms = outcome.state.expired_before_ms(horizon_ms, self._raw)
         if before_ms is not None and outcome.puts:
             self._store.expire(before_ms, _EXPIRE_STEPS_PER_PUT * len(outcome.puts))
-
-    async def _tables(self, generation: int) -> set[str]:
-        """The rollups that a generation declares; none before the first."""
-        return {r.table for r in (await self._topology.config_of(generation)).rollups} if generation else set()
 
     async def _send(
         self, table: str, generation: int, start: int, end: int, tables: dict[int, dict[str, pl.DataFrame]]
@@ -194,8 +189,8 @@ class DedupPartition:
 
     async def tick(self) -> None:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
-            for table in sorted(await self._tables(self._state.generation)):
-                await self._send(table, self._state.generation, self._covered, self._covered, {})
+            for table, covered in sorted(self._state.covered.items()):
+                await self._send(table, self._state.generation, covered, covered, {})
             self._sent_ms = self._clock.elapsed_ms()
         self._marks.watch(self.source, self._clock.elapsed_ms())
 

@@ -50,6 +50,7 @@ class RouteState(msgspec.Struct, frozen=True):
     received: dict[str, int] = {}  # of them per event type (or `topic:<name>`): what the books must come to
     last_offset: int = -1  # of the last record read, and its checksum: tells another life of the topic
     last_crc: int = 0
+    quiet_ms: int = 0  # elapsed since its last record, told now and then while there is none to read
     generation: int = 0  # of the YAML under which everything after the position was or will be sent
     gaps: list[tuple[int, int]] = []  # [start, end): raw records lost before they were read, as an operator accepted
 
@@ -60,10 +61,6 @@ class Routed:
 
     state: RouteState
     tables: dict[int, Tables] = field(default_factory=dict)
-
-
-def checksum(value: bytes | None) -> int:
-    return zlib.crc32(value or b"")
 
 
 class Router:
@@ -129,7 +126,8 @@ class Router:
             records=state.records + len(records),
             received={name: count for name, count in received.items() if count},
             last_offset=last.offset,
-            last_crc=checksum(last.value),
+            last_crc=zlib.crc32(last.value or b""),
+            quiet_ms=0,
         )
         return Routed(after, tables)
 

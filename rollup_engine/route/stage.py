@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from rollup_engine import exchange, injection
 from rollup_engine.clock import Clock
 from rollup_engine.config.model import Config
-from rollup_engine.errors import BrokerUnavailable, PartitionHalted
+from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
-from rollup_engine.route.router import Routed, Router, RouteState, Tables, checksum
+from rollup_engine.route.router import Routed, Router, RouteState, Tables
 from rollup_engine.route.takeover import half_sent_to
-from rollup_engine.topology import Topology, events_topic, replays, source_name
+from rollup_engine.topology import Topology, check_last, events_topic, replays, source_name
 
 
 class RoutePartition:
@@ -38,7 +38,9 @@ class RoutePartition:
         self.source = source_name(topic, partition)
         self._router = self._router_of(topology.config)
         self._cut_off: tuple[int, Router] | None = None  # (offset, router): up to there under the YAML before
-        self._sent_ms = clock.elapsed_ms()
+        self._sent_ms = self._read_ms = clock.elapsed_ms()
+        graces = [event.grace_ms for event in topology.config.events if topic in event.topics]
+        self._quiet_after_ms = {max(grace_ms, idle_ms) for grace_ms in graces if grace_ms is not None}
         self._claim: Claim
         self._state = RouteState()
 
@@ -60,7 +62,9 @@ class RoutePartition:
                 " was deleted and made again",
                 remedy="Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID.",
             )
-        await self._check_last(start)
+        last = self._state.last_offset
+        if last >= start:
+            await check_last(self._log, self._topic, self._partition, last, self._state.last_crc)
         if position < start:
             await self._skip_lost(start)
         await self._take_over()
@@ -95,25 +99,6 @@ class RoutePartition:
         else:
             await self._advance(position, replace(self._state, generation=now))
 
-    async def _check_last(self, start: int) -> None:
-        """The last record read must still be the one it was: offsets mean something only within one life of a topic."""
-        last = self._state.last_offset
-        if last < start:
-            return
-        reader = await self._log.reader(self._topic, self._partition, last)
-        try:
-            found = await reader.read(1, 5_000)
-        finally:
-            await reader.close()
-        if not found and reader.position <= last:  # not the same as gone: nothing goes on unchecked
-            raise BrokerUnavailable(f"Kafka did not show the record at offset {last} of {self.source} within 5 s.")
-        if found and found[0].offset == last and checksum(found[0].value) != self._state.last_crc:
-            raise PartitionHalted(
-                cause=f"raw partition {self.source} holds another record at offset {last} than the one read there:"
-                " the topic was deleted and made again",
-                remedy="Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID.",
-            )
-
     async def process(self, records: Sequence[Record], position: int) -> None:
         if self._cut_off is not None:
             reached, router = self._cut_off
@@ -132,6 +117,8 @@ class RoutePartition:
     ) -> None:
         state = self._state
         routed = router.route(state, records, self._clock.now_ms()) if records else Routed(state)
+        if records:
+            self._read_ms = self._clock.elapsed_ms()
         await self._send(routed.tables, position, routed.state.clock_ms, state.generation)
         injection.passing("route.sent")
         await self._advance(position, replace(routed.state, generation=generation_after or state.generation))
@@ -156,6 +143,17 @@ class RoutePartition:
     async def tick(self) -> None:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
             await self._send({}, self._claim.next_offset, self._state.clock_ms, self._state.generation)
+        quiet_ms = self._clock.elapsed_ms() - self._read_ms
+        if any(self._state.quiet_ms < after_ms <= quiet_ms for after_ms in self._quiet_after_ms):
+            await self._tell_quiet(quiet_ms)
+
+    async def _tell_quiet(self, quiet_ms: int) -> None:
+        """Told once per grace period of the topic's event types: whoever waits for event time need not wait for us."""
+        _, end = await self._log.bounds(self._topic, self._partition)
+        if end > self._claim.next_offset:  # something is there and did not come: a broker in trouble is not quiet
+            self._read_ms = self._clock.elapsed_ms()
+            return
+        await self._advance(end, replace(self._state, quiet_ms=quiet_ms))
 
     async def close(self) -> None:
         pass

@@ -47,7 +47,7 @@ DELETE FROM rollup_engine.topics WHERE app_id = $1;
 -- clocks by which ids expire; marks and the checksum of the last record mean nothing now.
 UPDATE rollup_engine.progress SET
     epoch = epoch + 1, version = version + 1, next_offset = 0, first_offset = 0,
-    state = (state - 'marks' - 'revision_offset' - 'last_crc') || CASE stage WHEN 'route' THEN '{"last_offset": -1}'::jsonb ELSE '{}' END
+    state = state - 'marks' - 'revision_offset' - 'covered' - 'last_offset' - 'last_crc'
 WHERE app_id = $1;
 
 -- name: topics

@@ -253,6 +253,18 @@ async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(
     assert bench.booked()["counted"] == 1, "10 is beyond the horizon of 120, and the late copy at 95 does not count"
 
 
+async def test_ids_are_not_rebuilt_from_another_life_of_the_topic(bench: Bench) -> None:
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    bench.log._topics[EVENTS][0].clear()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 2, 1, 5)))
+    assert await bench.start() == 1, "with a store that is up to date, marks will tell"
+    bench.store = MemoryIds()
+    with pytest.raises(PartitionHalted, match=r"app\.events/0 holds another record at offset 0"):
+        await bench.start()
+
+
 # The horizon is 100 ms: an id last seen at 10 is of no use once every source's clock is above 110.
 @pytest.mark.parametrize(("clock", "needed"), [(109, True), (111, False), (500, False)])
 async def test_ids_that_cannot_be_rebuilt_and_are_still_needed_halt_the_partition(
@@ -313,6 +325,26 @@ async def test_ids_outlive_a_new_life_of_the_events_topic(bench: Bench) -> None:
     bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
     await bench.work_off()
     assert (bench.booked(), bench.store.incarnation) == ({"duplicate": 1, "records": 1}, "life")
+
+
+async def test_a_rollup_left_out_of_a_yaml_goes_on_covering_where_it_stood(bench: Bench) -> None:
+    """Told from 0 again, a hole in its deltas would be closed by nothing."""
+    bench.configs[3] = bench.configs[2]
+    await bench.start(generation=2)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5), generation=2))
+    await bench.work_off()
+    bench.configs[4] = bench.configs[1]
+    await bench.start(generation=4)
+    bench.send(packed(RAW_0, 1, 2, Row(1, 2, 1, 5), generation=4))
+    await bench.work_off()
+    bench.configs[5] = bench.configs[2]
+    await bench.start(generation=5)
+    bench.send(packed(RAW_0, 2, 3, Row(2, 3, 1, 5), generation=5))
+    await bench.work_off()
+    assert bench.deltas("app.deltas.more") == [(0, 1, [0]), (1, 3, [2])]
+    bench.clock.advance(IDLE_MS)
+    await bench.partition.tick()
+    assert bench.deltas("app.deltas.more")[-1] == (3, 3, [])
 
 
 # -------------------------------------------------------------------------------------------------------------- holes
