@@ -38,26 +38,33 @@ class Alarms:
         self._pool, self._app_id = pool, app_id
         self._query = sql.queries("halts")
         self._news: dict[tuple[str, str], PartitionHalted | None] = {}  # None: it goes on
+        self._publishing = asyncio.Lock()
 
     def tell(self, stage: str, source: str, halt: PartitionHalted | None) -> None:
         """Note a halt, or that the partition goes on; `publish` writes it."""
         self._news[stage, source] = halt
 
     async def publish(self) -> None:
-        """Write what is new, as far as the database lets us."""
-        for (stage, source), halt in list(self._news.items()):
-            where = self._app_id, stage, source
-            if halt is None:
-                writing = self._pool.execute(self._query["clear"], *where)
-            else:
-                writing = self._pool.execute(self._query["raise"], *where, halt.cause, halt.remedy, halt.loss)
-            try:
-                await asyncio.wait_for(writing, _WRITE_SECONDS)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.debug("alarms are written later", error=str(error) or repr(error))
-                return
-            if self._news.get((stage, source)) is halt:
-                del self._news[stage, source]
+        """Write what is new, as far as the database lets us. Several stages may call it."""
+        async with self._publishing:
+            for (stage, source), halt in list(self._news.items()):
+                if not await self._write(stage, source, halt):
+                    return
+                if self._news[stage, source] is halt:
+                    del self._news[stage, source]
+
+    async def _write(self, stage: str, source: str, halt: PartitionHalted | None) -> bool:
+        where = self._app_id, stage, source
+        if halt is None:
+            writing = self._pool.execute(self._query["clear"], *where)
+        else:
+            writing = self._pool.execute(self._query["raise"], *where, halt.cause, halt.remedy, halt.loss)
+        try:
+            await asyncio.wait_for(writing, _WRITE_SECONDS)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            log.debug("alarms are written later", error=str(error) or repr(error))
+            return False
+        return True
 
 
 async def halts(pool: "asyncpg.Pool[asyncpg.Record]", app_id: str) -> list[Halt]:

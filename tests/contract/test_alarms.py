@@ -37,6 +37,15 @@ async def test_a_halt_is_shown_until_the_partition_goes_on(pool: Pool) -> None:
     assert len(await halts(pool, "other app")) == 1
 
 
+async def test_two_stages_publish_at_once(pool: Pool) -> None:
+    alarms = Alarms(pool, "app")
+    for _ in range(20):
+        alarms.tell(*WHERE, LOST)
+        alarms.tell(ROUTE, "raw/1", None)
+        await asyncio.gather(alarms.publish(), alarms.publish())
+    assert [halt.source for halt in await halts(pool, "app")] == ["raw/0"]
+
+
 async def test_what_the_database_did_not_take_is_written_later(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     alarms = Alarms(pool, "app")
     alarms.tell(*WHERE, LOST)
