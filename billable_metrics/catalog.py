@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Final, Literal
 
@@ -34,7 +35,8 @@ class Table:
 
     `base_table` is quoted and schema-qualified. `columns` maps public names to physical ones, in the order of `*`.
     `group_columns` are the public grouping columns, the customer first. `latest_by` says for each totalled column
-    which aggregate picks the newest of a window's partials where totals only move one way.
+    which aggregate picks the newest of a window's partials where totals only move one way. `complete_from`: windows
+    before it lack what came before the rollup was added; None where it was there from the first event on.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Table:
     columns: Mapping[str, str]
     group_columns: tuple[str, ...] = ()
     latest_by: Mapping[str, LatestBy] = field(default_factory=dict)
+    complete_from: datetime | None = None
 
     @property
     def series_columns(self) -> frozenset[str]:
@@ -84,12 +87,13 @@ def nearest(written: str, names: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def catalog_from_config(config: Config) -> Catalog:
-    """The tables of every rollup of every event type."""
-    return Catalog(_table(rollup) for rollup in config.rollups)
+def catalog_from_config(config: Config, complete_from: Mapping[str, datetime] | None = None) -> Catalog:
+    """The tables of every rollup of every event type; `complete_from` by table, for those that were added later."""
+    since = complete_from or {}
+    return Catalog(_table(rollup, since.get(rollup.table)) for rollup in config.rollups)
 
 
-def _table(rollup: Rollup) -> Table:
+def _table(rollup: Rollup, complete_from: datetime | None) -> Table:
     groups = tuple(group.column for group in rollup.group_by)
     columns = {name: name for name in (*TIME_COLUMNS, CUSTOMER_COLUMN, *groups)}
     columns[COUNT_COLUMN] = "count"
@@ -102,4 +106,5 @@ def _table(rollup: Rollup) -> Table:
         columns=columns,
         group_columns=(CUSTOMER_COLUMN, *groups),
         latest_by=latest_by,
+        complete_from=complete_from,
     )

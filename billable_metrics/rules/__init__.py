@@ -15,6 +15,7 @@ from billable_metrics.rules.allow_known_functions import allow_known_functions
 from billable_metrics.rules.allow_known_nodes import allow_known_nodes
 from billable_metrics.rules.allow_known_types import allow_known_types
 from billable_metrics.rules.allow_known_units import allow_known_units
+from billable_metrics.rules.check_complete import check_complete
 from billable_metrics.rules.check_long_form import check_long_form
 from billable_metrics.rules.expand_scans import expand_scans
 from billable_metrics.rules.find_scans import find_scans
@@ -35,6 +36,7 @@ RULES: Final[tuple[Rule, ...]] = (
     allow_known_units,
     normalize_names,
     find_scans,
+    check_complete,
     resolve_columns,
     check_long_form,
     keep_numbers_exact,

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import asyncpg
 
 from rollup_engine.config.model import Config, Rollup
 from rollup_engine.errors import ConfigError, DatabaseUnavailable
+from rollup_engine.route.router import NO_WATERMARK_MS
 from rollup_engine.runtime import sql
-from rollup_engine.runtime.postgres import Connection, lock_schema, persist, prepare
+from rollup_engine.runtime.postgres import Connection, at_time, lock_schema, persist, prepare
 from rollup_engine.tables import Column, Schema
 
 _CLOSE_SECONDS = 5.0
@@ -85,18 +87,27 @@ async def declare(connection: Connection, app_id: str, config: Config) -> None:
             )
             if owner is None:
                 await connection.execute(
-                    "INSERT INTO rollup_engine.rollups (table_name, app_id, name, event, window_ms)"
-                    " VALUES ($1, $2, $3, $4, $5)",
+                    "INSERT INTO rollup_engine.rollups (table_name, app_id, name, event, window_ms, complete_from)"
+                    " VALUES ($1, $2, $3, $4, $5, $6)",
                     rollup.table,
                     app_id,
                     rollup.name,
                     event.event,
                     rollup.window_ms,
+                    await _complete_from(connection, app_id, event.event, rollup.window_ms),
                 )
                 await connection.execute(sql.template("table", table=rollup.table))
             else:
                 _check_owner(rollup, app_id, owner)
             await _declare_columns(connection, rollup)
+
+
+async def _complete_from(connection: Connection, app_id: str, event: str, window_ms: int) -> datetime | None:
+    """The first window of which a rollup declared now sees everything: after all that was seen of its event type."""
+    seen_ms = await connection.fetchval(sql.queries("registry")["latest_seen"], app_id, event)
+    if seen_ms is None or seen_ms <= NO_WATERMARK_MS:
+        return None
+    return at_time((seen_ms // window_ms + 1) * window_ms)
 
 
 def _check_owner(rollup: Rollup, app_id: str, owner: asyncpg.Record) -> None:

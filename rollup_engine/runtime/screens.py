@@ -132,8 +132,8 @@ def run_query(
 
     async def answer() -> Any:
         with addresses.database_of(settings) as url:
-            config = await active_config(settings, url)
-            rewritten = rewrite(text, catalog_from_config(config), customer=customer, start=start, end=end)
+            catalog = catalog_from_config(*await active_config(settings, url))
+            rewritten = rewrite(text, catalog, customer=customer, start=start, end=end)
             if explain:
                 print(rewritten.sql)
                 for number, value in enumerate(rewritten.params, 1):
@@ -158,7 +158,8 @@ def list_letters(settings: Settings, event: str | None, reason: str | None, limi
     elif not rows:
         console.print("No dead letters.")
     else:
-        columns = [name for name in rows[0] if name not in ("event_id", "original_bytes", "replayed_to")]
+        columns = ["id", "event", "outcome", "reason", "detail", "source", "source_offset", "recorded_at"]
+        columns.append("replayed_at")
         console.print(
             table(None, columns, [[row[c] for c in columns] for row in rows], numbers=["id", "source_offset"])
         )

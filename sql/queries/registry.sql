@@ -58,3 +58,11 @@ INSERT INTO rollup_engine.topics (app_id, topic, incarnation, partitions) VALUES
 
 -- name: tables
 SELECT table_name FROM rollup_engine.rollups WHERE app_id = $1 ORDER BY table_name;
+
+-- name: complete_from
+-- From when on a table counts everything, of those that were added after the first event of their event type.
+SELECT table_name, complete_from FROM rollup_engine.rollups WHERE app_id = $1 AND complete_from IS NOT NULL;
+
+-- name: latest_seen
+-- The largest event time that any raw partition has seen of an event type so far, ms; null before its first event.
+SELECT max((state -> 'watermarks' ->> $2)::bigint) FROM rollup_engine.progress WHERE app_id = $1 AND stage = 'route';

@@ -2,15 +2,20 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from rollup_engine.config.model import Aggregate, GroupColumn
 from rollup_engine.errors import ConfigError
+from rollup_engine.progress import NOTHING, ROUTE
+from rollup_engine.route.router import NO_WATERMARK_MS
 from rollup_engine.runtime import schema, sql
+from rollup_engine.runtime.postgres import PostgresSink, at_time
 from rollup_engine.tables import Column
-from tests.contract.specs import config, declared, event_type, rollup
+from tests.contract.specs import APP_ID, config, declared, event_type, rollup
 
 
 async def columns(pool: "asyncpg.Pool[asyncpg.Record]", relation: str) -> list[str]:
@@ -63,6 +68,28 @@ class TestDeclare:
             await pool.execute(insert, "1999-08-14T15:10Z", count, revision, region)
         rows = await pool.fetch("SELECT region, count, sum_bytes, timestamp_millis FROM rollups.downloads ORDER BY 1")
         assert [tuple(row) for row in rows] == [("eu", 9, 9, 934_643_400_000), ("us", 1, 1, 934_643_400_000)]
+
+    @pytest.mark.parametrize(
+        ("watermarks", "complete"),
+        [
+            ({}, None),
+            ({"call": 1_000_000}, None),  # of another event type
+            ({"download": NO_WATERMARK_MS}, None),  # nothing but refused ones so far
+            ({"download": 599_999}, 600_000),
+            ({"download": 600_000}, 1_200_000),
+        ],
+    )
+    async def test_a_rollup_added_later_is_complete_after_all_that_was_seen(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", watermarks: dict[str, int], complete: int | None
+    ) -> None:
+        await declared(pool, config())
+        sink = PostgresSink(pool, APP_ID)
+        for source, seen in (("raw/0", watermarks), ("raw/1", {"download": 5} if watermarks else {})):
+            claim = await sink.claim(ROUTE, source, 0)
+            await sink.advance(claim, 1, {"watermarks": seen} if source == "raw/0" or complete else {}, NOTHING)
+        await declared(pool, config(event_type("download", rollup(), rollup("more"))))
+        found = dict(await pool.fetch("SELECT table_name, complete_from FROM rollup_engine.rollups"))
+        assert found == {"downloads": None, "more": None if complete is None else at_time(complete)}
 
     async def test_columns_are_added_and_none_is_lost(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         await declared(pool, config())
@@ -117,6 +144,33 @@ class TestDeclare:
         with pytest.raises(ConfigError):
             await declared(pool, config(event_type("download", added, refused)))
         assert await columns(pool, "fresh") == []
+
+    @pytest.mark.parametrize("analyzed", [True, False])
+    async def test_and_the_finishing_of_closed_windows(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", analyzed: bool
+    ) -> None:
+        """Read backwards and stopped at its limit, without a sort: a part costs the same in a table of any size."""
+        await declared(pool, config())
+        for month, end in (("2022-07", "2022-08"), ("2022-08", "2022-09")):
+            bounds = {"month": month.replace("-", ""), "start": f"{month}-01Z", "end": f"{end}-01Z"}
+            await pool.execute(sql.template("month", table="downloads", **bounds))
+            await pool.execute(
+                'INSERT INTO rollups."downloads_aggregated" (idempotency_key, "timestamp", external_customer_id, count,'
+                " revision, tuple_key)"
+                f" SELECT gen_random_uuid(), '{month}-03Z'::timestamptz + n % 50 * interval '10 min', 'c', 1, n,"
+                " md5((n % 2000)::text)::uuid FROM generate_series(1, 20000) AS n"
+            )
+        if analyzed:
+            await pool.execute("ANALYZE")
+        query = sql.fill(sql.queries("progress")["not_final"], table="downloads", columns='"count"')
+        times = [datetime(2022, 7, 3, tzinfo=UTC), datetime(2022, 8, 3, 3, tzinfo=UTC)]
+        rows = await pool.fetch(f"EXPLAIN (ANALYZE, FORMAT TEXT) {query}", *times, UUID(int=0), 500, 8, 3)
+        plan = "\n".join(row[0] for row in rows)
+        assert "Index Scan Backward" in plan, plan
+        assert "Seq Scan" not in plan, plan
+        assert "Sort Method" not in plan, plan
+        read = [int(found) for found in re.findall(r"Index Scan.*actual .*rows=(\d+)", plan)]
+        assert 500 <= sum(read) <= 510, plan
 
     async def test_one_index_serves_the_reading_back(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """The plan of `read_back` must not scan the table, whatever it holds."""
