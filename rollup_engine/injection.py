@@ -23,13 +23,14 @@ POINTS = (
     "sink.commit",
     "replay.sent",
 )
+VARIABLE = "ROLLUP_INJECT"
 _passed: Counter[str] = Counter()
 
 
 @cache
 def _wanted() -> dict[str, tuple[str, ...]]:
     """Kind to the words after it, one of each kind at most."""
-    words = [part.split(":") for part in os.environ.get("ROLLUP_INJECT", "").split(",") if part]
+    words = [part.split(":") for part in os.environ.get(VARIABLE, "").split(",") if part]
     return {kind: tuple(rest) for kind, *rest in words}
 
 

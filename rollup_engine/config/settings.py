@@ -17,6 +17,7 @@ from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rollup_engine import injection
 from rollup_engine.errors import ConfigError, Problem
 
 PREFIX: Final = "ROLLUP_"
@@ -138,7 +139,8 @@ def load_settings() -> Settings:
     places: dict[str, Place] = {name: (ENV_FILE, line) for name, line in lines.items()}
     places |= {name.upper(): (None, None) for name in os.environ}
     for name, (file, line) in sorted(places.items()):
-        if name.startswith(PREFIX) and name not in _FIELDS and not _is_service_link(name):
+        known = name in _FIELDS or _is_service_link(name) or (name == injection.VARIABLE and file is None)
+        if name.startswith(PREFIX) and not known:
             problems.append(Problem(file, line, None, f"{name} is not a setting", _nearest_setting(name)))
     try:
         # A file that cannot be parsed has its problem already, and reading it once more would log a warning.

@@ -153,7 +153,7 @@ class RoutePartition:
         if end > self._claim.next_offset:  # something is there and did not come: a broker in trouble is not quiet
             self._read_ms = self._clock.elapsed_ms()
             return
-        await self._advance(end, replace(self._state, quiet_ms=quiet_ms))
+        await self._advance(self._claim.next_offset, replace(self._state, quiet_ms=quiet_ms))
 
     async def close(self) -> None:
         pass

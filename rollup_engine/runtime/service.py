@@ -26,6 +26,7 @@ from rollup_engine.telemetry import HALTED, OPEN_PARTITIONS
 log = structlog.get_logger(__name__)
 COMMIT_SECONDS = 5.0  # to Kafka's group, for lag displays only
 ALARM_SECONDS = 1.0
+WATCH_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 YIELD_SECONDS = 15.0  # without a group to say who works on what: to whoever claimed it last
 HALT_RETRY_SECONDS = 15.0  # a halted partition is tried again, so that the remedy takes effect by itself
@@ -67,6 +68,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer: AIOKafkaConsumer
         self._progress, self._kafka_answers = time.monotonic(), True
         self.halted: dict[TopicPartition, PartitionHalted] = {}
+        self._gone: set[TopicPartition] = set()  # halted because their topic is
         self.unfinished: set[TopicPartition] = set()  # after a stop: partitions that were not closed cleanly
         self.left_behind = False  # after a stop that drains: Kafka was gone, with all that it still held
 
@@ -210,6 +212,22 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     @Service.timer(COMMIT_SECONDS)
     async def _commit_now_and_then(self) -> None:
         await self._commit()
+
+    @Service.timer(WATCH_SECONDS)
+    async def _watch_topics(self) -> None:
+        """A topic that is gone has no partitions to be assigned, so nobody else would notice."""
+        for topic in self._topics:
+            one = TopicPartition(topic, 0)
+            try:
+                there = await self._kafka.partitions(topic)
+            except BrokerUnavailable:
+                return
+            if not there and one not in self.halted:
+                self._gone.add(one)
+                self._halt(one, PartitionHalted(f"topic {topic} is no longer in Kafka", "Bring it back as it was."))
+            elif there and one in self._gone:  # whoever is assigned its partitions looks at what it holds now
+                self._gone.discard(one)
+                self._resumed(one)
 
     @Service.timer(ALARM_SECONDS)
     async def _publish_alarms(self) -> None:

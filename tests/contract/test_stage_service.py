@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.ports import Record
@@ -233,6 +234,25 @@ async def test_a_halted_partition_stays_one_while_it_waits_for_what_is_missing(k
     work.held_up = set()
     await until("no more word of it", lambda: not service.halted and work.alarms[f"{topic}/2"] is None)
     await service.stop()
+
+
+async def test_a_topic_that_is_gone_is_an_alarm(apache: str, topic: str) -> None:
+    async with KafkaLog.connect({"bootstrap_servers": apache}) as log:
+        work = Work()
+        await fill(log, topic, 5)
+        service = a_service(log, topic, work, drain=False)
+        await service.start()
+        await until("all records", lambda: work.taken == 5 * PARTITIONS)
+        admin = AIOKafkaAdminClient(bootstrap_servers=apache)
+        await admin.start()
+        await admin.delete_topics([topic])
+        await admin.close()
+        await until("the alarm", lambda: service.halted)
+        assert "no longer in Kafka" in service.halted[TopicPartition(topic, 0)].cause
+        assert work.alarms[f"{topic}/0"] is not None
+        await log.create(topic, PARTITIONS, {})
+        await until("no more word of it", lambda: not service.halted)
+        await service.stop()
 
 
 async def test_a_partition_that_cannot_be_worked_off_is_owned_up_to(kafka_log: KafkaLog, topic: str) -> None:
