@@ -24,6 +24,7 @@ VERSION = 1
 RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
 RECORD_ROWS_MAX = 5_000  # what one record comes to in the next stage cannot be cut: it must fit a record there too
 HOLE_MS_MAX = 60_000
+NO_CLOCK_MS = -1
 WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory
 _PREFIX = struct.Struct(">BI")  # version, CRC-32 of all that follows: Arrow's reader trusts what it is given
 _LENGTH = struct.Struct(">I")  # of the header
@@ -48,7 +49,7 @@ class Packed:
     source: str
     start: int
     end: int
-    clock_ms: int  # running maximum of the raw records' time up to `end`, 0: not told; survives repeats and cuts
+    clock_ms: int  # running maximum of the raw records' time up to `end`, 0: not told; NO_CLOCK_MS: no raw source
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     checksum: int = 0  # of the record's bytes, where it was read from a log
 
@@ -65,7 +66,8 @@ def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
         return [value or _encoded(packed)]
     below, above = pl.col("offset") < middle, pl.col("offset") >= middle
     # The clock is known at the end only; taken for the middle's, it would age what the second part still needs.
-    first = replace(packed, end=middle, clock_ms=0, tables={n: f.filter(below) for n, f in packed.tables.items()})
+    first = replace(packed, end=middle, clock_ms=min(0, packed.clock_ms))
+    first = replace(first, tables={n: f.filter(below) for n, f in packed.tables.items()})
     second = replace(packed, start=middle, tables={n: f.filter(above) for n, f in packed.tables.items()})
     return pack(first, bytes_max) + pack(second, bytes_max)
 

@@ -4,7 +4,7 @@ Adapters live in `runtime`; the same contract tests run over every implementatio
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import polars as pl
 
@@ -77,6 +77,14 @@ class Log(Protocol):
         ...
 
 
+class Span(NamedTuple):
+    """Series of a table by window start and tuple key: from window `from_ms` on, and before (`to_ms`, `to_key`)."""
+
+    from_ms: int
+    to_ms: int
+    to_key: int
+
+
 class Sink(Protocol):
     """The authority on positions: one fenced row per stage and input partition, and what is written with it."""
 
@@ -85,6 +93,10 @@ class Sink(Protocol):
         ...
 
     async def position(self, stage: str, partition: str) -> Position | None: ...
+
+    async def positions(self, stages: Sequence[str]) -> Mapping[tuple[str, str], Position]:
+        """All rows of these stages by (stage, partition), as of one instant."""
+        ...
 
     async def accepted(self, stage: str, partition: str) -> Collection[str]:
         """The losses (`PartitionHalted.loss`) of a partition that an operator has accepted: it may go on without."""
@@ -97,6 +109,14 @@ class Sink(Protocol):
     async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
         """The latest partial of each (window_ms, tuple_key) in `wanted`, where there is one: window_ms, tuple_key,
         the tuple columns, count i64 and the aggregates as decimal text."""
+        ...
+
+    async def not_final(
+        self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
+    ) -> tuple[pl.DataFrame, Span | None]:
+        """Of the series in `span` with tuple_key % partitions = partition, the latest partials that are not final, in
+        the shape of `read_back`; from the last series backwards, reading up to `partials_max` partials. And the span
+        that remains to be read; None: nothing was left."""
         ...
 
 

@@ -24,7 +24,7 @@ from rollup_engine.dedup.verdicts import (
     id_keys,
     judge_frame,
 )
-from rollup_engine.exchange import Marks, Packed
+from rollup_engine.exchange import NO_CLOCK_MS, Marks, Packed
 from rollup_engine.progress import Books, Writes
 from rollup_engine.route.router import EVENT, REJECTED
 from rollup_engine.route.router import UNMATCHED as UNMATCHED_TABLE
@@ -84,8 +84,9 @@ def deduplicate(
         taken = marks.take(packed.source, packed.start, packed.end)
         if taken is None:
             continue
-        clocks[packed.source] = max(packed.clock_ms, clocks.get(packed.source, packed.clock_ms))
-        if packed.end > taken.cut:
+        if packed.clock_ms != NO_CLOCK_MS:
+            clocks[packed.source] = max(packed.clock_ms, clocks.get(packed.source, packed.clock_ms))
+        if packed.end > taken.cut or packed.clock_ms == NO_CLOCK_MS:
             empty.pop(packed.source, None)
         elif packed.start == packed.end == taken.mark:  # one may come of a slow sender, a second only of an idle one
             if packed.source in empty:

@@ -103,7 +103,7 @@ class DedupPartition:
         lost_ms = -1
         async for records in exchange.read_range(self._log, self._topic, self._partition, log_start, to):
             for _, packed in records:
-                if packed.clock_ms and unseen.pop(packed.source, None) is not None:
+                if packed.clock_ms > 0 and unseen.pop(packed.source, None) is not None:
                     lost_ms = max(lost_ms, packed.clock_ms)  # what is gone of this source came before
             if not unseen:
                 break

@@ -1,7 +1,8 @@
 """Partial rollups: the rows an emission writes, their revisions and idempotency keys. Pure.
 
 Decimals travel as text, so that no float and no binary scale comes in between. A revision orders the partials of one
-series: generation·2^40 + the last deltas offset read; the idempotency key is a hash of table, window, tuple, revision.
+series: generation·2^40 + at least the last deltas offset read, and one more each time. The idempotency key is a hash of
+table, window, tuple and revision.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,17 @@ def revision(generation: int, last_offset: int) -> int:
     return (generation << OFFSET_BITS) + last_offset
 
 
-def build(totals: pl.DataFrame, schema: Schema, revision: int) -> pl.DataFrame:
+def build(totals: pl.DataFrame, schema: Schema, revision: int, closed_ms: int) -> pl.DataFrame:
     """Rows for `rollups.<table>_aggregated`: idempotency_key and tuple_key u128, window_ms i64, the tuple columns,
-    count i64, aggregates as decimal text (null: no value), revision i64; ordered by window and tuple."""
+    count i64, aggregates as decimal text (null: no value), revision i64, final: whether the window starts before
+    `closed_ms`; ordered by window and tuple."""
     columns = [pl.col("window_ms"), pl.col("tuple_key")]
     columns += [_text(name, totals) for name in schema.tuple_columns]
     columns.append(pl.col("count").cast(pl.Int64))
     frame = totals.select(columns)
     series = [_number(totals, kind, name) for kind, name in schema.aggregates]
-    frame = frame.with_columns(*series, pl.lit(revision, dtype=pl.Int64).alias("revision"))
+    named = [pl.lit(revision, dtype=pl.Int64).alias("revision"), (pl.col("window_ms") < closed_ms).alias("final")]
+    frame = frame.with_columns(*series, *named)
     return frame.with_columns(keys.idempotency_key(schema.table).alias("idempotency_key")).sort(
         "window_ms", "tuple_key"
     )

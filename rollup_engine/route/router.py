@@ -1,8 +1,9 @@
 """The core of the first stage: raw records to rows for the exchange by id. Pure, and judges nothing.
 
 What it cannot decode travels on as a rejected row with its reason. Which destination a record's row goes to is a
-function of (source, offset, record) alone. The wall clock serves one purpose: a timestamp in the future is marked
-against the earlier of the record's time and `now`, once, here, and the mark travels in the row.
+function of (source, offset, record) alone. The wall clock serves two purposes. A timestamp in the future is marked
+against the earlier of the record's time and `now`, once, here, and the mark travels in the row. And a record that says
+it is hours ahead of `now` does not make the clock, by which ids are kept, run so far ahead.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from rollup_engine.route.decode import Decoder, Undecodable
 
 ORIGINAL_BYTES_MAX = 512 * 1024
 ORIGINALS_BYTES_MAX = 3 * ORIGINAL_BYTES_MAX  # of one record, over all its event types: they travel in one record
+CLOCK_AHEAD_MS = 2 * 3_600_000  # of a record's time to ours: Kafka's default allows an hour, and ours may be wrong
 NO_WATERMARK_MS = -(1 << 62)
 REJECTED, UNMATCHED, EVENT = "rejected", "unmatched", "event:"  # tables of a packed record
 
@@ -83,9 +85,9 @@ class Router:
                 "offset": pl.Series([record.offset for record in records], dtype=pl.Int64),
                 "record_ms": pl.Series([record.timestamp for record in records], dtype=pl.Int64),
             }
-        ).with_columns(
-            pl.min_horizontal("record_ms", pl.lit(now_ms)).cum_max().clip(lower_bound=state.clock_ms).alias("clock_ms")
         )
+        own = pl.min_horizontal("record_ms", pl.lit(now_ms + CLOCK_AHEAD_MS))
+        times = times.with_columns(own.cum_max().clip(lower_bound=state.clock_ms).alias("clock_ms"))
         tables: dict[int, Tables] = {}
         good: Sequence[int] = range(len(records))
         rejected: list[tuple[object, ...]] = []

@@ -14,7 +14,7 @@ from rollup_engine import exchange, injection
 from rollup_engine.clock import Clock
 from rollup_engine.config.model import Config
 from rollup_engine.errors import PartitionHalted
-from rollup_engine.exchange import Packed
+from rollup_engine.exchange import NO_CLOCK_MS, Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
 from rollup_engine.route.router import Routed, Router, RouteState, Tables
@@ -36,6 +36,7 @@ class RoutePartition:
         self._log, self._sink, self._clock, self._idle_ms = log, sink, clock, idle_ms
         self._events = events_topic(topology.app_id)
         self.source = source_name(topic, partition)
+        self._replays = topic in replays(topology.app_id, topology.config)
         self._router = self._router_of(topology.config)
         self._cut_off: tuple[int, Router] | None = None  # (offset, router): up to there under the YAML before
         self._sent_ms = self._read_ms = clock.elapsed_ms()
@@ -82,7 +83,7 @@ class RoutePartition:
                 f" {self.source}`: the gap stays in the books.",
                 loss=loss,
             )
-        await self._send({}, start, self._state.clock_ms, self._state.generation or self._topology.generation)
+        await self._send({}, start, self._state)
         await self._advance(start, replace(self._state, gaps=[*self._state.gaps, (position, start)]))
 
     async def _take_over(self) -> None:
@@ -119,7 +120,7 @@ class RoutePartition:
         routed = router.route(state, records, self._clock.now_ms()) if records else Routed(state)
         if records:
             self._read_ms = self._clock.elapsed_ms()
-        await self._send(routed.tables, position, routed.state.clock_ms, state.generation)
+        await self._send(routed.tables, position, routed.state)
         injection.passing("route.sent")
         await self._advance(position, replace(routed.state, generation=generation_after or state.generation))
         injection.passing("route.advanced")
@@ -128,21 +129,22 @@ class RoutePartition:
         self._claim = await self._sink.advance(self._claim, position, msgspec.to_builtins(state), NOTHING)
         self._state = state
 
-    async def _send(self, tables: dict[int, Tables], end: int, clock_ms: int, generation: int) -> None:
+    async def _send(self, tables: dict[int, Tables], end: int, state: RouteState) -> None:
+        """`state`: as it is at `end`; its generation is the one that the rows were made under."""
         packed = Packed(
             incarnation=self._topology.incarnations[self._events],
-            generation=generation,
+            generation=state.generation or self._topology.generation,
             source=self.source,
             start=self._claim.next_offset,
             end=end,
-            clock_ms=clock_ms,
+            clock_ms=NO_CLOCK_MS if self._replays else state.clock_ms,  # letters are of any age, and age no id
         )
         await exchange.send_to_all(self._log, self._events, self._topology.partitions, packed, tables)
         self._sent_ms = self._clock.elapsed_ms()
 
     async def tick(self) -> None:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
-            await self._send({}, self._claim.next_offset, self._state.clock_ms, self._state.generation)
+            await self._send({}, self._claim.next_offset, self._state)
         quiet_ms = self._clock.elapsed_ms() - self._read_ms
         if any(self._state.quiet_ms < after_ms <= quiet_ms for after_ms in self._quiet_after_ms):
             await self._tell_quiet(quiet_ms)

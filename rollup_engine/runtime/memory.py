@@ -11,6 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from rollup_engine.errors import ClaimLost, PartitionHalted
+from rollup_engine.ports import Span
 from rollup_engine.progress import KINDS, Books, Claim, Position, Writes
 from rollup_engine.tables import Schema
 
@@ -108,6 +109,9 @@ class MemorySink:
     async def position(self, stage: str, partition: str) -> Position | None:
         return self.rows.get((stage, partition))
 
+    async def positions(self, stages: Sequence[str]) -> Mapping[tuple[str, str], Position]:
+        return {key: row for key, row in self.rows.items() if key[0] in stages}
+
     async def accepted(self, stage: str, partition: str) -> Collection[str]:
         return {loss for one, where, loss in self.losses if (one, where) == (stage, partition)}
 
@@ -128,21 +132,32 @@ class MemorySink:
 
     async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
         keys = set(wanted.iter_rows())
-        latest = self.latest(schema.table)
-        rows = [row for key, row in latest.items() if key in keys]
-        columns: dict[str, pl.DataType | type[pl.DataType]] = {"window_ms": pl.Int64, "tuple_key": pl.UInt128}
-        columns |= dict.fromkeys(schema.tuple_columns, pl.String) | {"count": pl.Int64}
-        columns |= {aggregate.name: pl.String for aggregate in schema.aggregates}
-        return pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], schema=columns)
+        return _back_frame([row for key, row in self.latest(schema.table).items() if key in keys], schema)
 
-    def latest(self, table: str) -> dict[tuple[object, object], dict[str, object]]:
+    async def not_final(
+        self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
+    ) -> tuple[pl.DataFrame, Span | None]:
+        latest = self.latest(schema.table)
+        within = sorted((key for key in latest if (span.from_ms,) <= key < (span.to_ms, span.to_key)), reverse=True)
+        scanned = within[:partials_max]
+        rows = [latest[key] for key in scanned if key[1] % partitions == partition and not latest[key].get("final")]
+        return _back_frame(rows, schema), Span(span.from_ms, *scanned[-1]) if scanned else None
+
+    def latest(self, table: str) -> dict[tuple[int, int], dict[str, object]]:
         """Per (window_ms, tuple_key) the partial of the greatest revision."""
-        latest: dict[tuple[object, object], dict[str, object]] = {}
+        latest: dict[tuple[int, int], dict[str, object]] = {}
         for row in self.partials.get(table, ()):
-            key = row["window_ms"], row["tuple_key"]
+            key = int(str(row["window_ms"])), int(str(row["tuple_key"]))
             if key not in latest or int(str(row["revision"])) > int(str(latest[key]["revision"])):
                 latest[key] = row
         return latest
+
+
+def _back_frame(rows: Sequence[Mapping[str, object]], schema: Schema) -> pl.DataFrame:
+    columns: dict[str, pl.DataType | type[pl.DataType]] = {"window_ms": pl.Int64, "tuple_key": pl.UInt128}
+    columns |= dict.fromkeys(schema.tuple_columns, pl.String) | {"count": pl.Int64}
+    columns |= {aggregate.name: pl.String for aggregate in schema.aggregates}
+    return pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], schema=columns)
 
 
 def _added(before: Books, more: Books) -> Books:

@@ -7,7 +7,7 @@ A fault of the data is raised. Never retried without knowing whether the transac
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ import structlog
 from rollup_engine import injection
 from rollup_engine.emit.months import month_of
 from rollup_engine.errors import ClaimLost
+from rollup_engine.ports import Span
 from rollup_engine.progress import KINDS, Claim, Partials, Position, Writes
 from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime import sql
@@ -80,6 +81,11 @@ class PostgresSink:
     async def _position(self, query: str, stage: str, partition: str) -> Position | None:
         row = await self._pool.fetchrow(self._query[query], self._app_id, stage, partition)
         return None if row is None else _position(row)
+
+    async def positions(self, stages: Sequence[str]) -> Mapping[tuple[str, str], Position]:
+        query, args = self._query["positions"], (self._app_id, list(stages))
+        rows = await persist("positions", lambda: self._pool.fetch(query, *args))
+        return {(row["stage"], row["source"]): _position(row) for row in rows}
 
     async def accepted(self, stage: str, partition: str) -> Collection[str]:
         query, args = self._query["accepted"], (self._app_id, stage, partition)
@@ -162,14 +168,27 @@ class PostgresSink:
         return pl.concat(frames)
 
     async def _read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
-        names = [*schema.tuple_columns, "count", *(aggregate.name for aggregate in schema.aggregates)]
-        numeric = {aggregate.name for aggregate in schema.aggregates}
-        columns = ", ".join(f'"{name}"::text' if name in numeric else f'"{name}"' for name in names)
-        query = sql.fill(self._query["read_back"], table=schema.table, columns=columns)
+        query = sql.fill(self._query["read_back"], table=schema.table, columns=_back_columns(schema))
         windows = [at_time(start_ms) for start_ms in wanted["window_ms"]]
         keys = [uuid.UUID(int=key) for key in wanted["tuple_key"]]
         rows = await self._pool.fetch(query, windows, keys)
         return _back_frame([(at_ms(row[0]), row[1].int, *row[2:]) for row in rows], schema)
+
+    async def not_final(
+        self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
+    ) -> tuple[pl.DataFrame, Span | None]:
+        names = {"table": schema.table, "columns": _back_columns(schema)}
+        query = sql.fill(self._query["not_final"], **names, rows=str(partials_max))  # a limit that every plan knows
+        args = (at_time(span.from_ms), at_time(span.to_ms), uuid.UUID(int=span.to_key), partitions, partition)
+        rows = await persist("not final", lambda: self._pool.fetch(query, *args))
+        found = [(at_ms(row[1]), row[2].int, *row[3:]) for row in rows]
+        mine = [series for row, series in zip(rows, found, strict=True) if row["WANTED"]]
+        return _back_frame(mine, schema), Span(span.from_ms, *found[-1][:2]) if found else None
+
+
+def _back_columns(schema: Schema) -> str:
+    plain = [f'"{name}"' for name in (*schema.tuple_columns, "count")]
+    return ", ".join([*plain, *(f'"{aggregate.name}"::text' for aggregate in schema.aggregates)])
 
 
 def _back_frame(rows: list[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:

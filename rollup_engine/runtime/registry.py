@@ -9,13 +9,13 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import structlog
 
 from rollup_engine.config.model import Config
-from rollup_engine.errors import ConfigError, PartitionHalted, RollupError
+from rollup_engine.errors import BrokerUnavailable, ConfigError, PartitionHalted, RollupError
 from rollup_engine.runtime import schema, sql
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from rollup_engine.runtime.kafka_clients import EMBEDDED_CLUSTER
@@ -25,6 +25,7 @@ from rollup_engine.topology import Topology, deltas_topic, events_topic, replays
 log = structlog.get_logger(__name__)
 LEASE_SECONDS = 15
 RENEW_SECONDS = 5
+SHOWN_SECONDS = 3.0
 RETENTION_MARGIN_MS = 3_600_000
 RAW_PARTITIONS = 4  # of raw topics that are made on an embedded broker
 
@@ -43,7 +44,6 @@ class Registry:
 
     async def join(self, log_: KafkaLog, config: Config, partitions: int, role: str) -> Topology:
         """Become one of those who run this app id under `config`. Raises `ConfigError` where that cannot be."""
-        made: dict[str, int] = {}
 
         async def attempt() -> Topology:
             async with self._pool.acquire() as connection, connection.transaction():
@@ -52,7 +52,7 @@ class Registry:
                 generation = await self._activate(connection, config, role, renewed)
                 await schema.declare(connection, self._app_id, config)
                 tables = [row[0] for row in await connection.fetch(self._query["tables"], self._app_id)]
-                incarnations = await self._topics(connection, log_, config, partitions, tables, made)
+                incarnations = await self._topics(connection, log_, config, partitions, tables)
                 return Topology(
                     app_id=self._app_id,
                     partitions=partitions,
@@ -72,7 +72,6 @@ class Registry:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(1)  # those of a killed `up` are forgotten soon
-        await wait_for_topics(log_, made)
         return topology
 
     async def _check_cluster(self, connection: Connection, log_: KafkaLog) -> bool:
@@ -130,9 +129,9 @@ class Registry:
         config: Config,
         partitions: int,
         tables: list[str],
-        made: dict[str, int],
     ) -> dict[str, str]:
         """Make the internal topics that are new; check those that are not. Topic to incarnation."""
+        made: dict[str, int] = {}
         horizon_ms = max(event.horizon_ms for event in config.events)
         retention = {"retention.ms": str(3 * horizon_ms + RETENTION_MARGIN_MS), "max.message.bytes": str(2 << 20)}
         wanted = {events_topic(self._app_id): retention}
@@ -160,7 +159,7 @@ class Registry:
                     f"Internal topic {topic} has {row['partitions']} partitions, and ROLLUP_PARTITIONS is {partitions}."
                     f" Set it to {row['partitions']}, or choose a new ROLLUP_APP_ID."
                 )
-            there = await log_.partitions(topic)
+            there = await log_.partitions(topic) or await _shown_soon(log_, topic)
             if there != count:
                 raise PartitionHalted(
                     cause=f"internal topic {topic} should have {count} partitions in Kafka, and has {there}:"
@@ -169,6 +168,7 @@ class Registry:
                 )
             await _check_retention(log_, topic, int(settings["retention.ms"]))
             incarnations[topic] = row["incarnation"]
+        await wait_for_topics(log_, made)  # before anyone else is let in: the next one would find them missing
         return incarnations
 
     async def _add_topic(
@@ -226,6 +226,13 @@ class Registry:
                 await asyncio.wait_for(ending, RENEW_SECONDS)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 log.warning("the lease on the YAML could not be given back; it ends by itself", seconds=LEASE_SECONDS)
+
+
+async def _shown_soon(log_: KafkaLog, topic: str) -> int:
+    """Partitions of a topic that a broker did not know of just now: it may be new to it."""
+    with suppress(BrokerUnavailable):
+        await wait_for_topics(log_, {topic: 1}, SHOWN_SECONDS)
+    return await log_.partitions(topic)
 
 
 async def _check_retention(log_: KafkaLog, topic: str, wanted_ms: int) -> None:

@@ -4,13 +4,15 @@ Between two emissions it holds only what changed since the last one; totals of b
 not in it is read back from the sink. So memory follows the changed groups, never the topic.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import polars as pl
 
 from rollup_engine.exchange import Marks, Packed
+from rollup_engine.ports import Span
+from rollup_engine.route.timestamps import FIRST_MS
 from rollup_engine.tables import Schema
 from rollup_engine.windows.aggregates import merge
 
@@ -23,8 +25,10 @@ class RollupState(msgspec.Struct, frozen=True):
     """What rollup keeps per deltas partition, in the sink's row."""
 
     marks: dict[str, int] = {}
-    revision_offset: int = -1  # greatest deltas offset that an emission has named in its revision
+    revision_offset: int = -1  # of the latest revision
     generation: int = 0  # of the YAML it was emitted under: revisions begin with it
+    closed_ms: int = FIRST_MS  # windows that start before it are closed: what is written of them now is final
+    unfinished: Span | None = None  # series of these whose latest partial may still not be final
 
 
 @dataclass
@@ -81,9 +85,3 @@ class Accumulator:
         self._frames = []
         kept = [totals] if self.cache is None else [totals, self.cache.join(totals, on=KEYS, how="anti")]
         self.cache = pl.concat(kept, how="diagonal").head(CACHE_ROWS_MAX)
-
-
-def state_of(marks: Marks, revision_offset: int, generation: int) -> Mapping[str, object]:
-    state = RollupState(dict(marks.by_source), revision_offset, generation)
-    encoded: dict[str, object] = msgspec.to_builtins(state)
-    return encoded

@@ -3,24 +3,31 @@
     1 take in deltas             marks cut what was taken before
     2 read back                  totals of changed groups that are not in memory
     3 advance in the sink        the new partial rollups, next offset and marks, in one transaction
+    4 look for closed windows    `closing`; what is written of them from now on is final
+    5 finish them                their latest partials once more, as final, some with every tick
 
-Position and marks move only with an emission, so what was taken in since is read again after a crash.
+Position and marks move only with an emission, so what was taken in since is read again after a crash. How far windows
+are closed and finished is part of the same row: a crash goes on from there.
 """
 
 from collections.abc import Sequence
 
 import msgspec
+import polars as pl
 
 from rollup_engine import injection
 from rollup_engine.clock import Clock
+from rollup_engine.config.model import Rollup
 from rollup_engine.emit import partials
 from rollup_engine.exchange import Marks, unpack
-from rollup_engine.ports import Log, Record, Sink
-from rollup_engine.progress import NOTHING, ROLLUP, Claim, Partials, Writes
-from rollup_engine.topology import Topology, check_held, deltas_topic, source_name
-from rollup_engine.windows.accumulator import Accumulator, RollupState, state_of
+from rollup_engine.ports import Log, Record, Sink, Span
+from rollup_engine.progress import DEDUP, NOTHING, ROLLUP, ROUTE, Claim, Partials, Writes
+from rollup_engine.topology import Topology, check_held, deltas_topic, events_topic, source_name
+from rollup_engine.windows.accumulator import Accumulator, RollupState
+from rollup_engine.windows.closing import Closing
 
 CHANGED_ROWS_MAX = 250_000  # emitted early beyond it: memory is bounded by this, not by emit_every
+FINISH_ROWS_MAX = 50_000  # partials read with one tick to finish closed windows
 _EMIT_EVERY_MS = 30_000  # of a rollup that the YAML no longer declares
 
 
@@ -37,12 +44,13 @@ class RollupPartition:
         self.source = source_name(self._topic, partition)
         declared = [rollup for rollup in topology.config.rollups if rollup.table == table]
         self._emit_every_ms = declared[0].emit_every_ms if declared else _EMIT_EVERY_MS
+        self._closing = _closing(topology, declared[0]) if declared else None
         self._accumulator = Accumulator(topology.schemas[table])
         self._emitted_ms = clock.elapsed_ms()
         self._marks = Marks({})
         self._position = 0
-        self._revision_offset = -1
         self._claim: Claim
+        self._state = RollupState()
 
     async def open(self) -> int:
         self._topology.check_partition(self._topic, self._partition)
@@ -50,7 +58,8 @@ class RollupPartition:
         start, end = await self._log.bounds(self._topic, self._partition)  # as of the claim: nobody else moves now
         state = msgspec.convert(self._claim.position.state, RollupState)
         self._topology.check_generation(state.generation)
-        self._marks, self._revision_offset = Marks(state.marks), state.revision_offset
+        self._state = msgspec.structs.replace(state, generation=self._topology.generation)
+        self._marks = Marks(state.marks)
         self._position = self._claim.next_offset
         check_held(self.source, self._position, start, end)
         self._emitted_ms = self._clock.elapsed_ms()
@@ -69,30 +78,64 @@ class RollupPartition:
     async def tick(self) -> None:
         if self._clock.elapsed_ms() - self._emitted_ms >= self._emit_every_ms:
             await self._emit()
+        if self._state.unfinished is not None:
+            await self._finish(self._state.unfinished)
         self._marks.watch(self.source, self._clock.elapsed_ms())
 
     async def _emit(self) -> None:
         """Write one partial per changed group, and only those; without changes, just move the position."""
         self._emitted_ms = self._clock.elapsed_ms()
         changes = self._accumulator.changes()
-        if changes is None:
-            if self._position != self._claim.next_offset:
-                await self._advance(self._position, NOTHING)
-            return
-        schema = self._topology.schemas[self._table]
-        rows = await self._sink.read_back(schema, self._accumulator.missing(changes))
-        totals = self._accumulator.totals(changes, partials.parse(rows, schema))
-        self._revision_offset = max(self._revision_offset, self._position - 1)
-        revision = partials.revision(self._topology.generation, self._revision_offset)
-        frame = partials.build(totals, schema, revision)
-        await self._advance(self._position, Writes(partials=(Partials(self._table, frame),)))
-        self._accumulator.emitted(totals)
+        if changes is not None:
+            schema = self._topology.schemas[self._table]
+            rows = await self._sink.read_back(schema, self._accumulator.missing(changes))
+            totals = self._accumulator.totals(changes, partials.parse(rows, schema))
+            await self._write(totals, self._position, self._taken_in())
+            self._accumulator.emitted(totals)
+        elif self._position != self._claim.next_offset:
+            await self._advance(self._position, self._taken_in(), NOTHING)
+        if self._closing is not None and self._state.unfinished is None:
+            await self._look_for_closed(self._closing)
 
-    async def _advance(self, to: int, writes: Writes) -> None:
-        state = state_of(self._marks, self._revision_offset, self._topology.generation)
-        self._claim = await self._sink.advance(self._claim, to, state, writes)
+    async def _look_for_closed(self, closing: Closing) -> None:
+        """Known from here on, and in the sink's row with the next advance: lost before that, it is found out again."""
+        state, rows = self._state, await self._sink.positions((ROUTE, DEDUP))
+        closed_ms = closing.look(rows, state.marks)
+        if closed_ms is not None and closed_ms > state.closed_ms:
+            unfinished = Span(state.closed_ms, closed_ms, 0)
+            self._state = msgspec.structs.replace(state, closed_ms=closed_ms, unfinished=unfinished)
+
+    async def _finish(self, span: Span) -> None:
+        """Write closed windows' latest partials once more, as final, as far as one read goes. Position and marks stay:
+        what was taken in since the last emission is no part of this."""
+        schema = self._topology.schemas[self._table]
+        rows, rest = await self._sink.not_final(
+            schema, span, self._partition, self._topology.partitions, FINISH_ROWS_MAX
+        )
+        state = msgspec.structs.replace(self._state, unfinished=rest)
+        if rows.height:
+            await self._write(partials.parse(rows, schema), self._claim.next_offset, state)
+        else:
+            await self._advance(self._claim.next_offset, state, NOTHING)
+
+    def _taken_in(self) -> RollupState:
+        """The state once all that was taken in is emitted."""
+        return msgspec.structs.replace(self._state, marks=dict(self._marks.by_source))
+
+    async def _write(self, totals: pl.DataFrame, to: int, state: RollupState) -> None:
+        """Advance with a partial of each group in `totals`, under a revision above all before it."""
+        state = msgspec.structs.replace(state, revision_offset=max(state.revision_offset + 1, to - 1))
+        revision = partials.revision(state.generation, state.revision_offset)
+        frame = partials.build(totals, self._topology.schemas[self._table], revision, state.closed_ms)
+        await self._advance(to, state, Writes(partials=(Partials(self._table, frame),)))
+
+    async def _advance(self, to: int, state: RollupState, writes: Writes) -> None:
+        moves = to != self._claim.next_offset
+        self._claim = await self._sink.advance(self._claim, to, msgspec.to_builtins(state), writes)
+        self._state = state
         injection.passing("rollup.advanced")
-        await self._log.trim(self._topic, self._partition, to)
+        if moves:
+            await self._log.trim(self._topic, self._partition, to)
 
     async def close(self) -> None:
         await self._emit()
@@ -103,3 +146,10 @@ class RollupPartition:
 
     def release(self) -> None:
         pass
+
+
+def _closing(topology: Topology, rollup: Rollup) -> Closing | None:
+    event, topic = topology.config.event_of(rollup), events_topic(topology.app_id)
+    if event.grace_ms is None:
+        return None
+    return Closing(event, rollup.window_ms, [source_name(topic, number) for number in range(topology.partitions)])

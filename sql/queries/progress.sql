@@ -9,6 +9,10 @@ RETURNING next_offset, first_offset, epoch, version, state;
 SELECT next_offset, first_offset, epoch, version, state FROM rollup_engine.progress
 WHERE app_id = $1 AND stage = $2 AND source = $3;
 
+-- name: positions
+SELECT stage, source, next_offset, first_offset, epoch, version, state FROM rollup_engine.progress
+WHERE app_id = $1 AND stage = ANY ($2);
+
 -- name: position_settled
 -- Waits for a transaction that is still ending on the row: after a COMMIT without an answer.
 SELECT next_offset, first_offset, epoch, version, state FROM rollup_engine.progress
@@ -44,3 +48,28 @@ CROSS JOIN LATERAL (
     WHERE partial."timestamp" = wanted.window_start AND partial.tuple_key = wanted.tuple_key
     ORDER BY partial.revision DESC LIMIT 1
 ) AS latest;
+
+-- name: not_final
+-- Backwards along the table's one index: of {rows} partials of windows from $1 on and before ($2, $3), each series'
+-- latest where it is wanted, that is not final and tuple_key % $4 = $5; and in any case the last series read.
+-- The modulus of 128 bits is taken 32 bits at a time. Names in capitals cannot be a rollup's columns.
+SELECT "WANTED", "timestamp", tuple_key, {columns} FROM (
+    SELECT latest.*, lead(true) OVER (ORDER BY latest."timestamp" DESC, latest.tuple_key DESC) IS NULL AS "LAST",
+        NOT latest.final AND $5::bigint = (
+            (((((("WORD"[1] % $4::bigint) << 32) + "WORD"[2]) % $4 << 32) + "WORD"[3]) % $4 << 32) + "WORD"[4]
+        ) % $4 AS "WANTED"
+    FROM (
+        SELECT DISTINCT ON ("timestamp", tuple_key) * FROM (
+            SELECT * FROM rollups."{table}_aggregated"
+            WHERE "timestamp" >= $1 AND ("timestamp", tuple_key) < ($2, $3)
+            ORDER BY "timestamp" DESC, tuple_key DESC, revision DESC LIMIT {rows}
+        ) AS partial ORDER BY "timestamp" DESC, tuple_key DESC, revision DESC
+    ) AS latest
+    CROSS JOIN LATERAL (SELECT replace(latest.tuple_key::text, '-', '') AS "HEX") AS digits
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[
+            ('x' || substr("HEX", 1, 8))::bit(32)::bigint, ('x' || substr("HEX", 9, 8))::bit(32)::bigint,
+            ('x' || substr("HEX", 17, 8))::bit(32)::bigint, ('x' || substr("HEX", 25, 8))::bit(32)::bigint
+        ] AS "WORD"
+    ) AS words
+) AS scanned WHERE "WANTED" OR "LAST" ORDER BY "timestamp" DESC, tuple_key DESC;

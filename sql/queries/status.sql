@@ -10,7 +10,8 @@ FROM rollup_engine.books WHERE app_id = $1 GROUP BY event, source;
 SELECT stage, source, next_offset, first_offset, state FROM rollup_engine.progress WHERE app_id = $1;
 
 -- name: letters
-SELECT id, event, source, source_offset, recorded_at, outcome, reason, detail, event_id, original_bytes
+SELECT id, event, source, source_offset, recorded_at, outcome, reason, detail, event_id, original_bytes, replayed_at,
+    replayed_to
 FROM rollup_engine.dead_letters
 WHERE app_id = $1 AND ($2::text IS NULL OR event = $2) AND ($3::text IS NULL OR reason = $3 OR outcome = $3)
 ORDER BY id DESC LIMIT $4;

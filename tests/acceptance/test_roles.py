@@ -71,7 +71,7 @@ def roles(engine: Engine) -> tuple[Role, Role, Role]:
 
 def test_two_workers_share_and_take_over(engine: Engine, topic: str, roles: tuple[Role, Role, Role]) -> None:
     route, one, other = roles
-    until("route has every raw partition", lambda: route.open.get("route") == PARTITIONS)
+    until("route has every raw partition, and that of replays", lambda: route.open.get("route") == PARTITIONS + 1)
     shared = {"dedup": PARTITIONS // 2, "rollup": PARTITIONS // 2}
     until("the two share", lambda: one.open == other.open == shared)
     lines = events(9_000, seed=20, repeated=0.05)

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
@@ -10,11 +9,13 @@ import pytest
 
 from rollup_engine.config.model import Aggregate, GroupColumn
 from rollup_engine.errors import ConfigError
+from rollup_engine.ports import Span
 from rollup_engine.progress import NOTHING, ROUTE
 from rollup_engine.route.router import NO_WATERMARK_MS
+from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime import schema, sql
 from rollup_engine.runtime.postgres import PostgresSink, at_time
-from rollup_engine.tables import Column
+from rollup_engine.tables import Column, Schema
 from tests.contract.specs import APP_ID, config, declared, event_type, rollup
 
 
@@ -145,9 +146,28 @@ class TestDeclare:
             await declared(pool, config(event_type("download", added, refused)))
         assert await columns(pool, "fresh") == []
 
+    async def test_columns_of_any_name_are_read_back_and_finished(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        """The queries' own names are none of theirs."""
+        names = ["wanted", "last", "hex", "word", "latest", "partial", "scanned", "window_start", "digits", "words"]
+        spec = rollup(group_by=tuple(GroupColumn(path=name, column=name) for name in names))
+        await declared(pool, config(event_type("download", spec)))
+        columns = ", ".join(names)
+        values = ", ".join(f"'{name}'" for name in names)
+        await pool.execute(
+            'INSERT INTO rollups."downloads_aggregated" (idempotency_key, "timestamp", external_customer_id, count,'
+            f" revision, tuple_key, {columns}) VALUES"
+            f" (gen_random_uuid(), '1999-01-01Z', 'c', 1, 1, '{UUID(int=7)}', {values})"
+        )
+        sink, shape = PostgresSink(pool, APP_ID), Schema.of(spec)
+        found, _ = await sink.not_final(shape, Span(FIRST_MS, LAST_MS, 0), 7, 10, 100)
+        back = await sink.read_back(shape, found.select("window_ms", "tuple_key"))
+        assert found.equals(back)
+        assert found.select(names).row(0) == tuple(names)
+
+    @pytest.mark.parametrize("planned", ["force_custom_plan", "force_generic_plan"])
     @pytest.mark.parametrize("analyzed", [True, False])
     async def test_and_the_finishing_of_closed_windows(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", analyzed: bool
+        self, pool: "asyncpg.Pool[asyncpg.Record]", analyzed: bool, planned: str
     ) -> None:
         """Read backwards and stopped at its limit, without a sort: a part costs the same in a table of any size."""
         await declared(pool, config())
@@ -162,9 +182,13 @@ class TestDeclare:
             )
         if analyzed:
             await pool.execute("ANALYZE")
-        query = sql.fill(sql.queries("progress")["not_final"], table="downloads", columns='"count"')
-        times = [datetime(2022, 7, 3, tzinfo=UTC), datetime(2022, 8, 3, 3, tzinfo=UTC)]
-        rows = await pool.fetch(f"EXPLAIN (ANALYZE, FORMAT TEXT) {query}", *times, UUID(int=0), 500, 8, 3)
+        query = sql.fill(sql.queries("progress")["not_final"], table="downloads", columns='"count"', rows="500")
+        arguments = "'2022-07-03Z', '2022-08-03T03:00Z', '00000000-0000-0000-0000-000000000000', 8, 3"
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL plan_cache_mode = {planned}")
+            await connection.execute(f"PREPARE finish (timestamptz, timestamptz, uuid, bigint, bigint) AS {query}")
+            rows = await connection.fetch(f"EXPLAIN (ANALYZE) EXECUTE finish ({arguments})")
+            await connection.execute("DEALLOCATE finish")
         plan = "\n".join(row[0] for row in rows)
         assert "Index Scan Backward" in plan, plan
         assert "Seq Scan" not in plan, plan

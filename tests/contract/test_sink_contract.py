@@ -17,8 +17,9 @@ import pytest
 from rollup_engine import keys
 from rollup_engine.dedup import letters
 from rollup_engine.errors import ClaimLost
-from rollup_engine.ports import Sink
+from rollup_engine.ports import Sink, Span
 from rollup_engine.progress import DEDUP, NOTHING, ROLLUP, ROUTE, Books, Claim, Partials, Writes
+from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime.memory import MemorySink
 from rollup_engine.runtime.postgres import PostgresSink, at_ms
 from rollup_engine.tables import Schema
@@ -90,7 +91,9 @@ def holdings(both: tuple[Sink, Holdings]) -> Holdings:
     return both[1]
 
 
-def partials(rows: Sequence[tuple[int, str | None, int, str | None, str | None]], revision: int = 1) -> Partials:
+def partials(
+    rows: Sequence[tuple[int, str | None, int, str | None, str | None]], revision: int = 1, *, final: bool = False
+) -> Partials:
     """(window start, region, count, sum, max) of customer `c`, in the shape of `emit.partials.build`."""
     frame = pl.DataFrame(
         [(start, "c", region, None, count, total, most, revision) for start, region, count, total, most in rows],
@@ -106,7 +109,7 @@ def partials(rows: Sequence[tuple[int, str | None, int, str | None, str | None]]
         },
         orient="row",
     )
-    frame = frame.with_columns(keys.tuple_key(SCHEMA.tuple_columns).alias("tuple_key"))
+    frame = frame.with_columns(keys.tuple_key(SCHEMA.tuple_columns).alias("tuple_key"), pl.lit(final).alias("final"))
     return Partials(SCHEMA.table, frame.with_columns(keys.idempotency_key(SCHEMA.table).alias("idempotency_key")))
 
 
@@ -344,6 +347,106 @@ class TestReadBack:
         await self.write(sink, *(partials([(WINDOW_MS, "eu", 1, "1", None)], revision) for revision in (1, 2)))
         first, second = (row["idempotency_key"] for row in await holdings.partials())
         assert first != second
+
+
+class TestPositions:
+    async def test_all_rows_of_the_stages_asked_for(self, sink: Sink) -> None:
+        assert await sink.positions((ROUTE, DEDUP)) == {}
+        route = await sink.claim(ROUTE, "raw/0", 4)
+        dedup = await sink.advance(await sink.claim(DEDUP, "raw/0", 0), 7, {"marks": {"raw/0": 2**62}}, NOTHING)
+        other = await sink.claim(ROUTE, "raw/1", 0)
+        await sink.claim(ROLLUP, "deltas/0", 0)
+        found = {(claim.stage, claim.partition): claim.position for claim in (route, dedup, other)}
+        assert await sink.positions((ROUTE, DEDUP)) == found
+        assert await sink.positions((DEDUP,)) == {(DEDUP, "raw/0"): dedup.position}
+
+
+class TestNotFinal:
+    """Windows at 0 to 4 steps of ten minutes."""
+
+    ALL = Span(WINDOW_MS, WINDOW_MS + 10 * 600_000, 0)
+
+    @staticmethod
+    def at(step: int) -> int:
+        return WINDOW_MS + step * 600_000
+
+    async def write(self, sink: Sink, *groups: Partials) -> None:
+        claim = await sink.claim(ROLLUP, "deltas/0", 0)
+        for number, group in enumerate(groups):
+            claim = await sink.advance(claim, number + 1, {}, Writes(partials=(group,)))
+
+    async def found(
+        self, sink: Sink, span: Span = ALL, part: tuple[int, int] = (0, 1), partials_max: int = 1_000
+    ) -> list[tuple[int, str, int]]:
+        """(window step, region, count) over the whole span, in the order found."""
+        rows: list[tuple[int, str, int]] = []
+        rest: Span | None = span
+        while rest is not None:
+            before = rest
+            frame, rest = await sink.not_final(SCHEMA, before, *part, partials_max)
+            assert rest is None or rest < before
+            assert frame.columns == ["window_ms", "tuple_key", *SCHEMA.tuple_columns, "count", "sum_bytes", "max_bytes"]
+            rows += [((r["window_ms"] - WINDOW_MS) // 600_000, r["region"], r["count"]) for r in frame.to_dicts()]
+        return rows
+
+    async def test_nothing_from_nothing(self, sink: Sink) -> None:
+        frame, rest = await sink.not_final(SCHEMA, self.ALL, 0, 1, 10)
+        assert (frame.height, rest) == (0, None)
+
+    async def test_the_latest_of_each_series_unless_it_is_final(self, sink: Sink) -> None:
+        await self.write(
+            sink,
+            partials([(self.at(0), "eu", 1, "1", None), (self.at(1), "eu", 1, "1", None)], 1),
+            partials([(self.at(0), "eu", 2, "2.50", "7"), (self.at(1), "eu", 1, "1", None)], 2, final=True),
+            partials([(self.at(1), "us", 9, None, None)], 2, final=True),
+            partials([(self.at(0), "eu", 3, "0.000000001", "8")], 3),
+        )
+        assert await self.found(sink) == [(0, "eu", 3)]
+        frame, _ = await sink.not_final(SCHEMA, self.ALL, 0, 1, 100)
+        assert (Decimal(frame["sum_bytes"][0]), frame["max_bytes"][0]) == (Decimal("1e-9"), "8")
+
+    async def test_from_the_last_series_backwards_a_part_at_a_time(self, sink: Sink) -> None:
+        rows = [(self.at(step), region, step, "1", None) for step in range(4) for region in ("eu", "us", "as")]
+        keys_ = partials(rows).frame.select("window_ms", "tuple_key", "region").sort("window_ms", "tuple_key")
+        wanted = [((ms - WINDOW_MS) // 600_000, region) for ms, _, region in keys_.reverse().iter_rows()]
+        await self.write(sink, *(partials(rows, revision) for revision in range(3)))
+        for partials_max in (1, 2, 5, 1_000):
+            found = await self.found(sink, partials_max=partials_max)
+            assert [(step, region) for step, region, _ in found] == wanted
+        first, rest = await sink.not_final(SCHEMA, self.ALL, 0, 1, 1)
+        assert (first.height, rest) == (1, self.ALL._replace(to_ms=self.at(3), to_key=first["tuple_key"][0]))
+
+    async def test_only_within_the_span(self, sink: Sink) -> None:
+        await self.write(sink, partials([(self.at(step), "eu", step, "1", None) for step in range(5)]))
+        key = partials([(0, "eu", 0, None, None)]).frame["tuple_key"][0]
+        assert await self.found(sink, Span(self.at(1), self.at(3), 0)) == [(2, "eu", 2), (1, "eu", 1)]
+        assert await self.found(sink, Span(self.at(1), self.at(3), key)) == [(2, "eu", 2), (1, "eu", 1)]
+        assert await self.found(sink, Span(self.at(3), self.at(3), key + 1)) == [(3, "eu", 3)]
+        assert await self.found(sink, Span(self.at(3), self.at(3), 0)) == []
+        assert len(await self.found(sink, Span(FIRST_MS, LAST_MS, 0))) == 5
+
+    @pytest.mark.parametrize("partitions", [1, 2, 3, 7, 8, 255, 256])
+    async def test_the_partition_is_the_exchanges(self, sink: Sink, partitions: int) -> None:
+        """Keys of all sizes too, and where no series of a part read is wanted."""
+        group = partials([(self.at(n % 3), f"r{n}", n, "1", None) for n in range(300)])
+        extremes = [0, 1, 255, 256, (1 << 32) - 1, 1 << 32, 1 << 64, (1 << 96) + 5, (1 << 127) - 1, (1 << 128) - 1]
+        odd = pl.Series("tuple_key", extremes, dtype=pl.UInt128)
+        edges = partials([(self.at(0), f"e{n}", n, "1", None) for n in range(len(extremes))])
+        await self.write(sink, group, Partials(edges.table, edges.frame.with_columns(odd)))
+        all_rows = pl.concat([group.frame, edges.frame.with_columns(odd)])
+        to = all_rows.with_columns(keys.partition_of("tuple_key", partitions).alias("to"))
+        for partition in {0, 1 % partitions, partitions - 1}:
+            wanted = set(to.filter(pl.col("to") == partition)["region"])
+            found = await self.found(sink, part=(partition, partitions), partials_max=37)
+            assert sorted(region for _, region, _ in found) == sorted(wanted)
+
+    async def test_months_and_far_away_times(self, sink: Sink) -> None:
+        steps = [-(10**6), -50_000, -4_000, 0, 4_000, 20_000]
+        await self.write(sink, partials([(self.at(step), "eu", 1, "1", None) for step in steps]))
+        span = Span(FIRST_MS, self.at(20_000), 0)
+        for partials_max in (1, 4, 100):
+            found = await self.found(sink, span, partials_max=partials_max)
+            assert [step for step, *_ in found] == steps[-2::-1]
 
 
 async def test_app_ids_do_not_share_rows(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

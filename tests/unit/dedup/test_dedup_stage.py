@@ -1,5 +1,6 @@
 """The dedup stage on its own: rule 2's order, restarts, holes, and how long ids are kept."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -11,7 +12,7 @@ from rollup_engine.dedup.deduplicator import DedupState
 from rollup_engine.dedup.memory import MemoryIds
 from rollup_engine.dedup.stage import DedupPartition
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
-from rollup_engine.exchange import HOLE_MS_MAX, Packed, pack, unpack
+from rollup_engine.exchange import HOLE_MS_MAX, NO_CLOCK_MS, Packed, pack, unpack
 from rollup_engine.progress import DEDUP, ROUTE
 from rollup_engine.runtime.memory import MemoryLog, MemorySink
 from rollup_engine.tables import Schema
@@ -345,6 +346,21 @@ async def test_a_rollup_left_out_of_a_yaml_goes_on_covering_where_it_stood(bench
     bench.clock.advance(IDLE_MS)
     await bench.partition.tick()
     assert bench.deltas("app.deltas.more")[-1] == (3, 3, [])
+
+
+async def test_replayed_letters_age_no_id(bench: Bench) -> None:
+    """Their clock is far ahead of a backlog's: its own repeats must still be known."""
+    await bench.start(raw_partitions=1)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.sink.claim(ROUTE, "app.replays.calls/0", 0)
+    letter = packed("app.replays.calls/0", 0, 1, Row(0, 2, 1, 10_000))
+    bench.send(replace(letter, clock_ms=NO_CLOCK_MS), *[replace(letter, start=1, clock_ms=NO_CLOCK_MS, tables={})] * 3)
+    bench.send(packed(RAW_0, 1, 2, Row(1, 3, 1, 6)))
+    await bench.work_off()
+    bench.send(packed(RAW_0, 2, 3, Row(2, 1, 1, 7)))
+    await bench.work_off()
+    assert bench.booked() == {"counted": 2, "duplicate": 1, "records": 3}
+    assert bench.row.state["clocks"] == {RAW_0: 7}
 
 
 # -------------------------------------------------------------------------------------------------------------- holes

@@ -36,15 +36,20 @@ def test_revisions_rise_with_offset_and_generation() -> None:
 
 
 def test_idempotency_keys_are_unique_and_repeatable() -> None:
-    frames = [build(totals([0, 600_000]), SCHEMA, number) for number in (1, 2)]
-    frames.append(build(totals([0, 600_000]), SCHEMA._replace(table="s"), 1))
+    frames = [build(totals([0, 600_000]), SCHEMA, number, 0) for number in (1, 2)]
+    frames.append(build(totals([0, 600_000]), SCHEMA._replace(table="s"), 1, 0))
     seen = pl.concat(frame.select("idempotency_key") for frame in frames)["idempotency_key"]
     assert seen.n_unique() == 6
-    assert build(totals([0, 600_000]), SCHEMA, 1)["idempotency_key"].equals(frames[0]["idempotency_key"])
+    assert build(totals([0, 600_000]), SCHEMA, 1, 0)["idempotency_key"].equals(frames[0]["idempotency_key"])
+
+
+def test_final_is_what_is_written_of_a_closed_window() -> None:
+    frame = build(totals([-600_000, 0, 600_000]), SCHEMA, 1, 600_000)
+    assert frame["final"].to_list() == [True, True, False]
 
 
 def test_a_sum_of_nothing_is_zero_and_the_greatest_of_nothing_is_null() -> None:
-    row = build(totals([0]), SCHEMA, 1).row(0, named=True)
+    row = build(totals([0]), SCHEMA, 1, 0).row(0, named=True)
     assert (row["sum_n"], row["max_n"], row["g"]) == ("0", None, None)
 
 
@@ -70,20 +75,20 @@ def test_totals_of_any_size_are_exact_as_text_and_come_back(
     rows = [parts("sum_n", total) | parts("max_n", most) for total, most in values]
     names = ("sum_n.hi", "sum_n.lo", "sum_n.frac", "max_n.lo", "max_n.frac")
     columns = [pl.Series(name, [row.get(name) for row in rows], dtype=pl.Int128) for name in names]
-    built = build(totals([0] * len(rows)).with_columns(columns), SCHEMA, 1)
+    built = build(totals([0] * len(rows)).with_columns(columns), SCHEMA, 1, 0)
     for row, (total, most) in zip(built.sort("tuple_key").iter_rows(named=True), values, strict=True):
         assert Fraction(row["sum_n"]) == (total or 0)
         assert (None if row["max_n"] is None else Fraction(row["max_n"])) == most
     again = parse(built, SCHEMA).with_columns(pl.col("count"))
-    assert build(again, SCHEMA, 1).equals(built)
+    assert build(again, SCHEMA, 1, 0).equals(built)
 
 
 @pytest.mark.parametrize("text", ["0.000", "-0", "-0.5", "12.50", "1" * 36, "-" + "9" * 37 + ".000000001"])
 def test_decimal_text_in_any_form_is_read_back(text: str) -> None:
-    rows = build(totals([0]), SCHEMA, 1).with_columns(
+    rows = build(totals([0]), SCHEMA, 1, 0).with_columns(
         pl.lit(text).alias("sum_n"), pl.lit(None, pl.String).alias("max_n")
     )
-    built = build(parse(rows, SCHEMA), SCHEMA, 2)
+    built = build(parse(rows, SCHEMA), SCHEMA, 2, 0)
     assert Fraction(built["sum_n"][0]) == Fraction(text)
     assert built["max_n"][0] is None
 

@@ -170,7 +170,7 @@ class NaiveRouter:
 
     def feed(self, offset: int, record_ms: int, value: bytes | None) -> None:
         raw = value or b""
-        self.clock_ms = max(self.clock_ms, min(record_ms, self.now_ms))
+        self.clock_ms = max(self.clock_ms, min(record_ms, self.now_ms + 7_200_000))
         whose = self.events[0].event if len(self.events) == 1 else f"topic:{self.topic}"
         by_offset: Row = {"to": offset % self.partitions, "offset": offset}
         original: Row = {"original": raw[:ORIGINAL_MAX], "record_ms": record_ms}

@@ -325,6 +325,74 @@ async def test_the_sinks_row_is_there_before_the_first_record_is_sent(world: Wor
     assert (position.first_offset, position.next_offset) == (2, 2)
 
 
+class TestQuiet:
+    """A raw partition that gives nothing says so: once for each grace period that has passed, 5 s or more."""
+
+    @pytest.fixture
+    def quiet(self, world: World) -> World:
+        graces = {"at once": 0, "soon": 6_000, "later": 20_000, "never": None}
+        events = tuple(event_type(name, match={"kind": name}, grace_ms=grace_ms) for name, grace_ms in graces.items())
+        world.topology.configs[1] = Config(events=events)
+        return world
+
+    async def waited(self, world: World, partition: RoutePartition, *steps_ms: int) -> list[tuple[object, int]]:
+        """(quiet_ms, version) of the sink's row after each wait."""
+        found = []
+        for step_ms in steps_ms:
+            world.clock.advance(step_ms)
+            await partition.tick()
+            row = world.sink.rows[ROUTE, "raw/0"]
+            found.append((row.state.get("quiet_ms", 0), row.version))
+        return found
+
+    async def test_it_is_told_once_for_each_grace_period(self, quiet: World) -> None:
+        partition = quiet.partition()
+        await partition.open()
+        before = quiet.sink.rows[ROUTE, "raw/0"].version
+        told = await self.waited(quiet, partition, 4_999, 1, 1, 1_000, 13_000, 1_000, 10**9)
+        expected = [(0, 0), (5_000, 1), (5_000, 1), (6_001, 2), (6_001, 2), (20_001, 3), (20_001, 3)]
+        assert told == [(quiet_ms, before + version) for quiet_ms, version in expected]
+        assert quiet.sink.rows[ROUTE, "raw/0"].next_offset == 0
+
+    async def test_a_record_ends_it_and_it_counts_from_the_record_on(self, quiet: World) -> None:
+        quiet.produce("a")
+        partition = quiet.partition()
+        offset = await partition.open()
+        quiet.clock.advance(4_000)
+        await quiet.route(partition, offset)
+        assert [told for told, _ in await self.waited(quiet, partition, 4_999, 1)] == [0, 5_000]
+        quiet.produce("b")
+        await quiet.route(partition, 1)
+        assert quiet.sink.rows[ROUTE, "raw/0"].state["quiet_ms"] == 0
+        assert [told for told, _ in await self.waited(quiet, partition, 4_999, 1)] == [0, 5_000]
+
+    async def test_who_cannot_read_what_is_there_is_not_quiet(self, quiet: World) -> None:
+        partition = quiet.partition()
+        offset = await partition.open()
+        quiet.produce("a")
+        assert [told for told, _ in await self.waited(quiet, partition, 20_000, 4_000)] == [0, 0]
+        await quiet.route(partition, offset)
+        assert [told for told, _ in await self.waited(quiet, partition, 5_000)] == [5_000]
+
+    async def test_another_session_goes_on_from_what_was_told(self, quiet: World) -> None:
+        partition = quiet.partition()
+        await partition.open()
+        await self.waited(quiet, partition, 7_000)
+        heir = quiet.partition()
+        await heir.open()
+        version = quiet.sink.rows[ROUTE, "raw/0"].version
+        told = await self.waited(quiet, heir, 5_000, 5_000, 9_999, 1)
+        assert told == [(7_000, version)] * 3 + [(20_000, version + 1)]
+        with pytest.raises(ClaimLost):
+            await self.waited(quiet, partition, 10**6)
+
+    async def test_without_a_grace_period_nobody_waits(self, world: World) -> None:
+        world.topology.configs[1] = Config(events=(event_type(grace_ms=None),))
+        partition = world.partition()
+        await partition.open()
+        assert [told for told, _ in await self.waited(world, partition, 10**9)] == [0]
+
+
 def test_the_state_survives_the_sinks_json() -> None:
     state = RouteState({"a": NO_WATERMARK_MS, "b": NOW_MS}, NOW_MS, 3, {"topic:raw": 1}, 1 << 40, (1 << 32) - 1)
     assert msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(state))), RouteState) == state

@@ -64,7 +64,7 @@ def test_totals_do_not_depend_on_the_cache(cache_rows: int, data: list[list[Delt
                     }
                 )
                 totals = one.totals(changes, partials.parse(back, SCHEMA))
-                rows = partials.build(totals, SCHEMA, offset)
+                rows = partials.build(totals, SCHEMA, offset, 0)
                 assert touched <= set(rows.select("window_ms", "tuple_key").iter_rows())
                 for row in rows.iter_rows(named=True):
                     written[row["window_ms"], row["tuple_key"]] = row["count"], int(row["sum_n"])

@@ -101,7 +101,7 @@ def naive(rows: Sequence[Row], window_ms: int) -> dict[tuple[int, str, str | Non
 
 def totals(frames: list[pl.DataFrame], one: Rollup) -> dict[tuple[int, str, str | None], tuple[object, ...]]:
     merged = merge([frame.drop("offset", strict=False) for frame in frames], Schema.of(one), KEYS)
-    built = partials.build(merged, Schema.of(one), 1)
+    built = partials.build(merged, Schema.of(one), 1, 0)
     return {
         (row["window_ms"], row["external_customer_id"], row["g"]): (
             row["count"],
@@ -137,7 +137,7 @@ def test_totals_read_back_go_on_as_if_never_written(rows: list[Row]) -> None:
     if not half:
         return
     first = merge([deltas(rows[:half], one).drop("offset")], schema, KEYS)
-    back = partials.parse(partials.build(first, schema, 5), schema)
+    back = partials.parse(partials.build(first, schema, 5, 0), schema)
     second = deltas(rows[half:], one).drop("offset")
     assert totals([back, second], one) == naive(rows, 600_000)
 

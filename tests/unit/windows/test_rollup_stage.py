@@ -1,121 +1,19 @@
 """The rollup stage on its own: what is emitted when, what is read back, restarts and holes."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
 import pytest
 
-from rollup_engine.clock import ManualClock
-from rollup_engine.config.model import Aggregate, Config, EventType, Rollup, Timestamp
 from rollup_engine.errors import ClaimLost, PartitionHalted
-from rollup_engine.exchange import HOLE_MS_MAX, Marks, Packed, pack
+from rollup_engine.exchange import HOLE_MS_MAX
 from rollup_engine.progress import ROLLUP
-from rollup_engine.runtime.memory import MemoryLog, MemorySink
-from rollup_engine.tables import Schema
-from rollup_engine.topology import Topology
 from rollup_engine.windows import stage as windows_stage
-from rollup_engine.windows.accumulator import state_of
-from rollup_engine.windows.stage import RollupPartition
-
-EMIT_EVERY_MS = 30_000
-DELTAS = "app.deltas.calls"
-SOURCE = f"{DELTAS}/0"
-SPEC = Rollup(
-    name="calls",
-    table="calls",
-    aggregates=(Aggregate(kind="sum", path="n", column="sum_n"),),
-    window_ms=1_000,
-    emit_every_ms=EMIT_EVERY_MS,
-)
-CONFIG = Config(
-    events=(
-        EventType(
-            event="calls",
-            topics=("raw",),
-            id_path="id",
-            timestamp=Timestamp(path="at"),
-            customer_path="customer",
-            rollups=(SPEC,),
-            grace_ms=10,
-            horizon_ms=100,
-            max_future_ms=10,
-        ),
-    )
-)
-
-
-def deltas(start: int, end: int, *groups: str, generation: int = 1, source: str = "app.events/0") -> Packed:
-    """One delta of count 1 and sum 5 per group letter, at the last events offset covered."""
-    frame = pl.DataFrame(
-        {
-            "offset": pl.Series([end - 1] * len(groups), dtype=pl.Int64),
-            "window_ms": pl.Series([0] * len(groups), dtype=pl.Int64),
-            "external_customer_id": list(groups),
-            "count": pl.Series([1] * len(groups), dtype=pl.Int128),
-            "sum_n.lo": pl.Series([5] * len(groups), dtype=pl.Int128),
-            "tuple_key": pl.Series([ord(group) for group in groups], dtype=pl.UInt128),
-        }
-    )
-    return Packed("life", generation, source, start, end, 0, {"calls": frame} if groups else {})
-
-
-class Bench:
-    """One deltas partition, with everything around it in memory."""
-
-    def __init__(self) -> None:
-        self.log, self.sink, self.clock = MemoryLog(), MemorySink(), ManualClock()
-        self.partition: RollupPartition
-        self.read_to = 0
-
-    async def start(self, generation: int = 1) -> int:
-        await self.log.create(DELTAS, 1, {})
-
-        async def load(wanted: int) -> Config:
-            return CONFIG
-
-        topology = Topology(
-            app_id="app",
-            partitions=1,
-            generation=generation,
-            configs={generation: CONFIG},
-            incarnations={DELTAS: "life"},
-            schemas={"calls": Schema.of(SPEC)},
-            load_config=load,
-        )
-        self.partition = RollupPartition(topology, "calls", 0, self.log, self.sink, self.clock)
-        self.read_to = await self.partition.open()
-        return self.read_to
-
-    async def take(self, *records: Packed) -> None:
-        """Append these, and process all there is."""
-        for record in records:
-            for value in pack(record):
-                self.log.put(DELTAS, 0, value, 0)
-        found = self.log.read(DELTAS, 0, self.read_to, 1_000)
-        self.read_to += len(found)
-        await self.partition.process(found, self.read_to)
-
-    async def emit(self) -> None:
-        self.clock.advance(EMIT_EVERY_MS)
-        await self.partition.tick()
-
-    def rows(self) -> list[tuple[object, ...]]:
-        """(customer, count, sum, revision) of every partial, in the order of writing."""
-        names = ("external_customer_id", "count", "sum_n", "revision")
-        return [tuple(row[name] for name in names) for row in self.sink.partials.get("calls", [])]
-
-    @property
-    def row(self) -> Any:
-        return self.sink.rows[ROLLUP, SOURCE]
+from tests.unit.windows.bench import DELTAS, GENERATION, SOURCE, Bench, deltas
 
 
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-GENERATION = 1 << 40
 
 
 async def test_changed_groups_are_emitted_every_so_often_and_only_those(bench: Bench) -> None:
@@ -253,8 +151,3 @@ async def test_an_emission_that_fails_is_made_again_by_the_next_session(bench: B
     await bench.take(deltas(0, 2, "a"))
     await bench.emit()
     assert bench.rows() == [("a", 1, "5", GENERATION), ("a", 2, "10", GENERATION + 1)]
-
-
-def test_the_sink_row_is_plain_data(bench: Bench) -> None:
-    state: Mapping[str, object] = state_of(Marks({"a": 1}), 5, 2)
-    assert state == {"marks": {"a": 1}, "revision_offset": 5, "generation": 2}
