@@ -1,12 +1,13 @@
 # What people type. Every target sets up what it needs; CI runs the same ones.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test setup lint format bench clean
+.PHONY: help demo test faults setup lint format simulate mutants bench clean
 
 BIN := .venv/bin
 # Stamps: set up once, and again when the dependencies change.
 RUNTIME := .venv/.ready-runtime
 DEV := .venv/.ready-dev
+BENCH := .venv-bench/.ready
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +17,9 @@ demo: $(RUNTIME)  ## Real traffic through the whole pipeline, ending in a reconc
 
 test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (under 10 minutes)
 	@$(BIN)/python -m pytest
+
+faults: $(DEV)  ## The fault matrix on Apache Kafka: every row with 200,000 live events, one line each
+	@$(BIN)/python -m tests.faults
 
 setup: $(DEV)  ## The virtual environment .venv, with the development tools
 
@@ -29,11 +33,20 @@ format: $(DEV)  ## Format the code, and mend what ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(DEV)  ## Events per second of the whole path, beside a plain read of the same topic
-	@$(BIN)/python -m benchmarks.end_to_end
+simulate: $(DEV)  ## Random schedules of faults on every core, for SECONDS (600)
+	@$(BIN)/python -m tests.simulation --seconds $(or $(SECONDS),600)
+
+mutants: $(DEV)  ## Takes the guards away one by one, and shows what of the suite goes red
+	@$(BIN)/python -m tests.simulation.mutating
+
+bench: $(DEV) $(BENCH)  ## Every benchmark beside its yardsticks, into docs/benchmarks.md (takes hours; see there)
+	@for suite in end_to_end "end_to_end --kafka apache" growth scale_out freshness recovery footprint; do \
+		$(BIN)/python -m benchmarks $$suite --json benchmarks/results.json || exit 1; \
+	done
+	@$(BIN)/python -m benchmarks.report
 
 clean:  ## Remove what these targets made (not the engine's state in .rollup-engine)
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf .venv .venv-bench .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): pyproject.toml scripts/setup.sh
@@ -43,3 +56,9 @@ $(RUNTIME): pyproject.toml scripts/setup.sh
 $(DEV): pyproject.toml scripts/setup.sh
 	@sh scripts/setup.sh embedded,dev
 	@touch $(RUNTIME) $(DEV)
+
+$(BENCH): benchmarks/requirements.txt | $(DEV)
+	@echo "Setting up .venv-bench with the yardsticks, 2 GB: once, and again when their list changes." >&2
+	@$(BIN)/python -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $(BENCH)

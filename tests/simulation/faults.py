@@ -9,19 +9,21 @@ caller has given up. The store is synchronous: it may fail before or after a wri
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import polars as pl
 
 from rollup_engine.dedup.memory import MemoryIds
 from rollup_engine.errors import BrokerUnavailable, DatabaseUnavailable, RollupError
 from rollup_engine.pipeline import StagePartition, drive
+from rollup_engine.ports import Span
 from rollup_engine.progress import Claim, Position, Writes
 from rollup_engine.runtime.memory import MemoryLog, MemoryRecord, MemorySink
 from rollup_engine.tables import Schema
 
 Result = TypeVar("Result")
+PARTIALS_MAX = 2  # read at once to finish closed windows: a crash in the middle is to happen
+Fault = Literal["", "before", "after"]  # the write
 
 
 class StoreFault(Exception):
@@ -83,13 +85,30 @@ class SimulatedLog(MemoryLog):
     def __init__(self) -> None:
         super().__init__()
         self.read_to: dict[tuple[str, int], int] = {}
+        self._former: dict[tuple[str, int], list[bytes]] = {}  # of a topic's life before, up to where its readers go on
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(self._topics)
 
     def all(self, topic: str) -> range:
         """The partitions of a topic."""
         return range(len(self._topics[topic]))
 
     def values(self, topic: str, partition: int) -> list[bytes]:
-        return [record.value or b"" for record in self._topics[topic][partition]]
+        """All that was read, or will be."""
+        former = self._former.get((topic, partition), [])
+        return former + [record.value or b"" for record in self._topics[topic][partition][len(former) :]]
+
+    def end(self, topic: str, partition: int) -> int:
+        return len(self._topics[topic][partition])
+
+    def remake(self, topic: str, positions: Sequence[int]) -> None:
+        """Delete the topic and make it again, empty. `positions`: where its readers go on, per partition."""
+        for partition, position in enumerate(positions):
+            self._former[topic, partition] = self.values(topic, partition)[:position]
+            self._starts.pop((topic, partition), None)
+            self._topics[topic][partition] = []
 
     def lose_last(self, topic: str, partition: int) -> bool:
         """Lose the last record, acknowledged as it is, unless someone has read it."""
@@ -118,7 +137,7 @@ class GatedReader:
 
     @property
     def lag(self) -> int:
-        return len(self._log.values(self._topic, self._partition)) - self.position
+        return self._log.end(self._topic, self._partition) - self.position
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[MemoryRecord]:
         records: list[MemoryRecord] = []
@@ -191,6 +210,14 @@ class GatedSink:
     async def position(self, stage: str, partition: str) -> Position | None:
         return await self._sink.position(stage, partition)
 
+    async def positions(self, stages: Sequence[str]) -> Mapping[tuple[str, str], Position]:
+        def effect() -> Mapping[tuple[str, str], Position]:
+            return _now(self._sink.positions(stages))
+
+        found = await self._session.operation("positions", effect, writes=False, fault=DatabaseUnavailable)
+        assert isinstance(found, Mapping)
+        return found
+
     async def accepted(self, stage: str, partition: str) -> Collection[str]:
         return await self._sink.accepted(stage, partition)
 
@@ -221,6 +248,16 @@ class GatedSink:
         assert isinstance(found, pl.DataFrame)
         return found
 
+    async def not_final(
+        self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
+    ) -> tuple[pl.DataFrame, Span | None]:
+        def effect() -> tuple[pl.DataFrame, Span | None]:
+            return _now(self._sink.not_final(schema, span, partition, partitions, min(partials_max, PARTIALS_MAX)))
+
+        found = await self._session.operation("not final", effect, writes=False, fault=DatabaseUnavailable)
+        assert isinstance(found, tuple)
+        return found
+
 
 def _now(coroutine: Coroutine[None, None, Result]) -> Result:
     """The result of a coroutine that waits for nothing."""
@@ -235,18 +272,18 @@ def _now(coroutine: Coroutine[None, None, Result]) -> Result:
 class FaultyStore(MemoryIds):
     """One disk's remembered ids, which outlive the sessions that use them."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, fault: Callable[[], Fault]) -> None:
+        """`fault`: asked at every write whether the disk fails."""
         super().__init__()
-        self._rng = rng
-        self.faults = True
+        self._fault = fault
         self.taken = False  # by a session, as RocksDB's lock
 
     def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
-        chance = self._rng.random() if self.faults else 1.0
-        if chance < 0.04:
+        fault = self._fault()
+        if fault == "before":
             raise StoreFault("before the write")
         super().write(puts, position, incarnation)
-        if chance < 0.08:
+        if fault == "after":
             raise StoreFault("after the write")
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ EPOCH_MS = 1_699_999_980_000  # a little before a window's start
 MAX_FUTURE_MS = 3_000
 IDLE_MS = 5_000
 EMIT_EVERY_MS = 5_000
+SPEED, PLACE = GroupColumn(path="speed", column="speed"), GroupColumn(path="place", column="place")
 
 
 @dataclass(frozen=True)
@@ -32,37 +33,50 @@ class World:
     """The fixed part of a schedule."""
 
     raw_partitions: int
-    partitions: int
-    configs: list[Config]  # of generation 1, and of generation 2 where the YAML changes on the way
+    partitions: int  # of the events topic and of each deltas topic: the engine has one number for both
+    configs: list[Config]  # of generation 1, and of each after it where the YAML changes on the way
     records: list[RawRecord]
     first_offset: int  # of every raw partition: what was there before is gone
     record_bytes_max: int
-    lossy: bool  # the broker may lose acknowledged records
+    lossy: bool = False  # the broker may lose acknowledged records
+    remade: bool = False  # a topic is deleted and made again
+    clock_set_back: bool = False  # far behind the records, now and then
+    remapped: bool = False  # the YAMLs map different fields, or refuse different events
 
-    def rollups(self) -> dict[str, Rollup]:
-        """By table, with every aggregate ever declared."""
+    def rollups(self, generations: int | None = None) -> dict[str, Rollup]:
+        """By table, with every column ever declared, or declared by the first `generations`."""
         found: dict[str, Rollup] = {}
-        for config in self.configs:
+        for config in self.configs[:generations]:
             for rollup in config.rollups:
                 before = found.get(rollup.table, rollup)
-                found[rollup.table] = max(before, rollup, key=lambda one: len(one.aggregates))
+                groups = {column.column: column for column in (*before.group_by, *rollup.group_by)}
+                numbers = {aggregate.column: aggregate for aggregate in (*before.aggregates, *rollup.aggregates)}
+                ever = {"group_by": tuple(groups.values()), "aggregates": tuple(numbers.values())}
+                found[rollup.table] = rollup.model_copy(update=ever)
         return found
 
 
 def make(rng: Random) -> World:
     """The world of a seed."""
     focus = rng.random() < 0.4  # on expiry: few ids, many copies
-    config = _config(rng, focus)
-    configs = [config] if rng.random() < 0.7 else [config, _changed(rng, config)]
-    raw_partitions = rng.randint(1, 3)
+    configs = [_config(rng, focus)]
+    change = rng.random()
+    remapped = change < 0.2
+    for _ in range(rng.choice((1, 1, 2)) if change < 0.4 else 0):
+        configs.append(_changed(rng, configs[0], remapped))
+    raw_partitions = rng.choice((1, 1, 2, 2, 3, 3, 4))
+    harm = rng.random()
     return World(
         raw_partitions=raw_partitions,
-        partitions=rng.randint(1, 2) if focus else rng.randint(1, 3),
+        partitions=rng.choice((1, 2)) if focus else rng.choice((1, 1, 2, 2, 3, 3, 4)),
         configs=configs,
-        records=_records(rng, config, raw_partitions, focus),
+        records=_records(rng, configs[0], raw_partitions, focus),
         first_offset=rng.choice((0, 0, 7)),
         record_bytes_max=rng.choice((2_500, 900_000, 900_000)),
-        lossy=rng.random() < 0.15,
+        lossy=harm < 0.15,
+        remade=0.15 <= harm < 0.25,
+        clock_set_back=0.25 <= harm < 0.35,
+        remapped=remapped,
     )
 
 
@@ -89,9 +103,20 @@ def _config(rng: Random, focus: bool) -> Config:
     return Config(events=events)
 
 
-def _changed(rng: Random, config: Config) -> Config:
-    """Another YAML over the same paths: aggregates and rollups come and go."""
-    return Config(events=tuple(e.model_copy(update={"rollups": _rollups(rng, e.event)}) for e in config.events))
+def _changed(rng: Random, config: Config, remapped: bool) -> Config:
+    """Another YAML: aggregates and rollups come and go; with `remapped`, so do the fields, and what is refused."""
+    made = ((event, _remapped(rng, event.event) if remapped else _rollups(rng, event.event)) for event in config.events)
+    return Config(events=tuple(event.model_copy(update={"rollups": rollups}) for event, rollups in made))
+
+
+def _remapped(rng: Random, event: str) -> tuple[Rollup, ...]:
+    """Other grouping columns, another minimum, perhaps no number at all."""
+    groups = rng.choice(((), (SPEED,), (PLACE,), (SPEED, PLACE)))
+    minimum = rng.choice((None, Decimal(0), Decimal(-100)))
+    rollups = _rollups(rng, event)
+    numbers = tuple(one.model_copy(update={"minimum": minimum}) for one in rollups[0].aggregates)
+    first = {"group_by": groups, "aggregates": rng.choice((numbers, numbers, ()))}
+    return (rollups[0].model_copy(update=first),)
 
 
 def _rollups(rng: Random, event: str) -> tuple[Rollup, ...]:
@@ -101,7 +126,7 @@ def _rollups(rng: Random, event: str) -> tuple[Rollup, ...]:
     by_speed = Rollup(
         name=event,
         table=event,
-        group_by=(GroupColumn(path="speed", column="speed"),),
+        group_by=(SPEED,),
         aggregates=(total, least, most) if rng.random() < 0.5 else (total,),
         window_ms=10_000,
         emit_every_ms=EMIT_EVERY_MS,
@@ -125,7 +150,8 @@ def _records(rng: Random, config: Config, raw_partitions: int, focus: bool) -> l
         number = rng.randrange(ids)
         event = dict(first.setdefault(number, _event(rng, number, now_ms, kinds)))
         if rng.random() < conflicting:
-            event |= rng.choice(({"bytes": 7}, {"customer": "other"}, {"at": event["at"] + 1}))  # type: ignore[operator]
+            changes = {"bytes": 7}, {"customer": "other"}, {"place": "elsewhere"}, {"at": event["at"] + 1}  # type: ignore[operator]
+            event |= rng.choice(changes)
         elif focus and rng.random() < 0.5:
             first[number]["at"] = event["at"] = now_ms  # so that copies after the horizon are not all late
         value: bytes | None = json.dumps(event).replace('"DEC', "").replace('CED"', "").encode()
@@ -142,6 +168,7 @@ def _event(rng: Random, number: int, now_ms: int, kinds: list[str]) -> dict[str,
         "customer": rng.choice(("alice", "bob")),
         "at": now_ms + rng.choice((0, 0, -300, -4_000, -12_000, MAX_FUTURE_MS, MAX_FUTURE_MS + 4_000)),
         "speed": rng.choice(("fast", "slow", None, "")),
+        "place": rng.choice(("here", "there", None)),
         "bytes": rng.choice((0, 5, -3, 2**53 + 1, 10**30, None, "DEC0.1CED", "DEC-2.75CED")),
     }
     if kinds:
