@@ -25,6 +25,7 @@ from rollup_engine.topology import Topology, deltas_topic, events_topic, replays
 log = structlog.get_logger(__name__)
 LEASE_SECONDS = 15
 RENEW_SECONDS = 5
+END_SECONDS = 5.0
 SHOWN_SECONDS = 3.0
 RETENTION_MARGIN_MS = 3_600_000
 RAW_PARTITIONS = 4  # of raw topics that are made on an embedded broker
@@ -221,9 +222,10 @@ class Registry:
                 )
         finally:
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)  # or a renewal under way would bring it back
             try:
                 ending = self._pool.execute(self._query["end_lease"], self._app_id, self._holder)
-                await asyncio.wait_for(ending, RENEW_SECONDS)
+                await asyncio.wait_for(ending, END_SECONDS)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 log.warning("the lease on the YAML could not be given back; it ends by itself", seconds=LEASE_SECONDS)
 
