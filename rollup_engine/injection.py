@@ -1,6 +1,7 @@
 """Faults on demand, for tests of real processes: nothing happens unless the environment asks for it.
 
     ROLLUP_INJECT=kill:dedup.sent:3        SIGKILL of this process as it passes `dedup.sent` for the third time
+    ROLLUP_INJECT=stop:dedup.sent:3        SIGSTOP instead: it hangs there until SIGCONT
     ROLLUP_INJECT=clock:-3600000           the wall clock reads an hour less
     ROLLUP_INJECT=kill:route.sent,clock:60000
 
@@ -24,6 +25,7 @@ POINTS = (
     "replay.sent",
 )
 VARIABLE = "ROLLUP_INJECT"
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _passed: Counter[str] = Counter()
 
 
@@ -35,13 +37,14 @@ def _wanted() -> dict[str, tuple[str, ...]]:
 
 
 def passing(point: str) -> None:
-    """Ends the process, as a power cut would, where the environment asks for it."""
-    wanted = _wanted().get("kill")
-    if wanted is None or wanted[0] != point:
-        return
-    _passed[point] += 1
-    if _passed[point] == int(wanted[1] if len(wanted) > 1 else 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Ends the process, as a power cut would, or stops it, where the environment asks for it."""
+    for kind, number in _SIGNALS.items():
+        wanted = _wanted().get(kind)
+        if wanted is None or wanted[0] != point:
+            continue
+        _passed[kind] += 1
+        if _passed[kind] == int(wanted[1] if len(wanted) > 1 else 1):
+            os.kill(os.getpid(), number)
 
 
 def clock_shift_ms() -> int:

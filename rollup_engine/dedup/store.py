@@ -2,23 +2,26 @@
 
 One directory per slot; a second process on the same disk, whose predecessor still holds the lock, takes the next slot.
 Ids and position go into one WriteBatch. Never written before the sink's advance is committed, so never ahead of it.
-RocksDB's own TTL is not used: it reads the wall clock. Nor is its write-ahead log: the events topic already is the log,
-and after a crash the store is at an earlier position, a consistent one, and brought up from there. What is corrupt is
-discarded, and rebuilt from the topic as well: RocksDB's checksums tell, and nothing is answered from it.
+RocksDB's own TTL is not used: it reads the wall clock. Nor is its write-ahead log, unless the broker is in memory: the
+events topic already is the log, and after a crash the store is at an earlier position, a consistent one, and brought up
+from there. What is corrupt is discarded, and rebuilt from the topic as well: RocksDB's checksums tell, and nothing is
+answered from it.
 """
 
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+import structlog
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from rollup_engine.dedup.verdicts import KEY_BYTES, last_seen_ms
 from rollup_engine.errors import PartitionHalted, RollupError
 
+log = structlog.get_logger(__name__)
 META = b"meta"  # any key that is not KEY_BYTES long
 SLOTS_MAX = 8
 _CACHE_BYTES = 64 << 20  # shared by all partitions of a process
@@ -29,6 +32,7 @@ _REST_MS_MAX = 3_600_000  # between two rounds at the most, however young all th
 _cache: list[Cache] = []
 _LOCKED = re.compile("IO error: (?:While )?lock")
 _BROKEN = re.compile("Corruption|IO error: No such file")  # a file of it is missing
+_NO_ROOM = re.compile(r"(?:IO error: |\[Errno \d+\] )?(?:No space left on device|Disk quota exceeded)")
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -62,13 +66,14 @@ def _options() -> Options:
 class RocksIds:
     """Implements `ports.SeenIds` below `directory`/<slot>."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, logged: bool = False) -> None:
+        """`logged`: with a write-ahead log, where the events topic may be lost and this is the only copy."""
         self._db, self._path = _open(directory)
         self._meta = _Meta(_FORMAT, 0, "")
         self._cursor, self._oldest_in_round_ms = b"", _NONE_MS
-        self._unlogged = WriteOptions()
-        self._unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # the stub calls it a method
-        stored = self._db.get(META)
+        self._writing = WriteOptions()
+        self._writing.disable_wal = not logged  # type: ignore[assignment,method-assign]  # the stub calls it a method
+        stored = self._stored_meta()
         if stored is not None:
             try:
                 self._meta = msgspec.msgpack.decode(stored, type=_Meta)
@@ -76,6 +81,18 @@ class RocksIds:
                 self.clear()
             if self._meta.format != _FORMAT:
                 self.clear()
+
+    def _stored_meta(self) -> bytes | None:
+        """Nothing has been answered yet: a store that cannot even say where it stands is discarded without ado."""
+        try:
+            stored: bytes | None = self._db.get(META)
+        except Exception as error:  # rocksdict raises plain Exception for every fault
+            if not _BROKEN.match(str(error)):
+                raise
+            log.warning("the remembered ids were corrupt, and are rebuilt: check the disk", error=str(error))
+            self.clear()
+            return None
+        return stored
 
     @property
     def position(self) -> int:
@@ -101,7 +118,7 @@ class RocksIds:
         meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
         put(META, msgspec.msgpack.encode(meta))
         with self._intact():
-            self._db.write(batch, self._unlogged)
+            self._db.write(batch, self._writing)
         self._meta = meta
 
     def expire(self, before_ms: int, steps_max: int) -> int:
@@ -130,15 +147,18 @@ class RocksIds:
         gone = len(batch)
         if gone:
             with self._intact():
-                self._db.write(batch, self._unlogged)
+                self._db.write(batch, self._writing)
         return gone
 
     @contextmanager
     def _intact(self) -> Iterator[None]:
-        """Discards the store where it turns out to be corrupt, and raises `PartitionHalted`: it must be rebuilt."""
+        """Raises `PartitionHalted` on a full disk, and where the store turns out to be corrupt: that one is discarded,
+        and must be rebuilt."""
         try:
             yield
         except Exception as error:  # rocksdict raises plain Exception for every fault
+            if _NO_ROOM.match(str(error)):
+                raise _no_room(self._path, error) from error
             if not _BROKEN.match(str(error)):
                 raise
             self.clear()
@@ -148,29 +168,56 @@ class RocksIds:
             ) from error
 
     def clear(self) -> None:
-        self._db.close()
+        with suppress(Exception):  # it may fail to write what is to be deleted
+            self._db.close()
         shutil.rmtree(self._path)
-        self._db = Rdict(str(self._path), _options(), access_type=AccessType.read_write())
+        self._db = _opened(self._path)
         self._meta, self._cursor, self._oldest_in_round_ms = _Meta(_FORMAT, 0, ""), b"", _NONE_MS
 
     def close(self) -> None:
-        self._db.close()
+        """What is in memory and cannot be written is lost, as in a crash: the store is at an earlier position."""
+        try:
+            self._db.close()
+        except Exception as error:  # rocksdict raises plain Exception for every fault
+            if not (_NO_ROOM.match(str(error)) or _BROKEN.match(str(error))):
+                raise
+            log.warning(
+                "the latest ids were not stored, and will be read from the events topic again", error=str(error)
+            )
+
+
+def _opened(path: Path) -> Rdict:
+    """The database in `path`, made if need be. Raises `PartitionHalted` on a full disk."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return Rdict(str(path), _options(), access_type=AccessType.read_write())
+    except Exception as error:  # rocksdict raises plain Exception for every fault
+        if _NO_ROOM.match(str(error)):
+            raise _no_room(path, error) from error
+        raise
+
+
+def _no_room(path: Path, error: Exception) -> PartitionHalted:
+    return PartitionHalted(
+        cause=f"the disk of the remembered ids is full, at {path} ({error})",
+        remedy="Make room on the disk of ROLLUP_STATE_DIR; the partition goes on by itself, and nothing is lost.",
+    )
 
 
 def _open(directory: Path) -> tuple[Rdict, Path]:
     refused = ""
     for slot in range(SLOTS_MAX):
         path = directory / str(slot)
-        path.mkdir(parents=True, exist_ok=True)
         try:
-            return Rdict(str(path), _options(), access_type=AccessType.read_write()), path
+            return _opened(path), path
+        except PartitionHalted:
+            raise
         except Exception as error:  # noqa: BLE001 - rocksdict raises plain Exception for every fault
             refused = str(error)
             if _LOCKED.match(refused):
                 continue  # another process holds this slot
             if _BROKEN.match(refused):
                 shutil.rmtree(path)  # disposable: it is rebuilt from the events topic
-                path.mkdir()
-                return Rdict(str(path), _options(), access_type=AccessType.read_write()), path
+                return _opened(path), path
             break
     raise RollupError(f"The id store below {directory} cannot be opened: {refused}. Check the disk, or delete it.")

@@ -125,7 +125,7 @@ def _services(
     clock = SystemClock()
     idle_ms = min(rollup.emit_every_ms for rollup in topology.config.rollups)
     idle_ms = max(idle_ms, 5_000)
-    ids = state_dir / "ids" / topology.app_id
+    ids, alone = state_dir / "ids" / topology.app_id, kafka.cluster.embedded
     tables = {deltas_topic(topology.app_id, table): table for table in topology.schemas}
 
     def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
@@ -149,7 +149,7 @@ def _services(
             DEDUP,
             [events_topic(topology.app_id)],
             lambda one: DedupPartition(
-                topology, one.partition, kafka, sink, clock, lambda p: RocksIds(ids / str(p)), idle_ms
+                topology, one.partition, kafka, sink, clock, lambda p: RocksIds(ids / str(p), logged=alone), idle_ms
             ),
         ),
     ]

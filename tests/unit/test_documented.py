@@ -56,3 +56,17 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    page = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what holds")]
+    assert rows
+    for row in rows:
+        proofs = re.findall(r"`(tests/[^`]+)`", row.split("|")[3])
+        assert proofs, f"nothing proves: {row}"
+        for proof in proofs:
+            file, *names = proof.split("::")
+            text = (ROOT / file).read_text(encoding="utf-8")
+            for name in names:
+                assert re.search(rf"^ *(?:class|(?:async )?def) {name}\b", text, re.MULTILINE), f"there is no {proof}"

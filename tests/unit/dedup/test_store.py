@@ -1,7 +1,11 @@
 """The RocksDB store does what a dictionary does, is never ahead of what it was told, and is disposable."""
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -147,13 +151,58 @@ def test_what_another_format_wrote_is_discarded(tmp_path: Path) -> None:
         store.close()
 
 
-def test_a_disk_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise Exception("IO error: No space left on device: While appending to file")  # noqa: TRY002 - as rocksdict does
+def test_a_store_whose_own_position_is_corrupt_starts_empty_at_once(tmp_path: Path) -> None:
+    store = RocksIds(tmp_path)
+    store.write({key(i): encode(((i, i),)) for i in range(5_000)}, 5, "life")
+    store.close()
+    (table,) = (tmp_path / "0").glob("*.sst")
+    content = bytearray(table.read_bytes())
+    at = content.rindex(META)  # within the last of the data blocks, behind all ids
+    content[at] ^= 1
+    table.write_bytes(content)
+    mended = RocksIds(tmp_path)
+    assert (mended.position, mended.get([key(1)])) == (0, [None])
+    mended.write({key(1): encode(((1, 1),))}, 6, "life")
+    mended.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
-    monkeypatch.setattr(store_module, "Rdict", refuse)
-    with pytest.raises(RollupError, match=r"No space left on device.*Check the disk"):
+
+FULL = "No space left on device: While appending to file"
+
+
+def full(*_: object, **__: object) -> None:
+    raise Exception(f"IO error: {FULL}")  # noqa: TRY002 - as rocksdict does
+
+
+def broken(*_: object, **__: object) -> None:
+    raise Exception("IO error: Input/output error")  # noqa: TRY002 - as rocksdict does
+
+
+def test_a_disk_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "Rdict", broken)
+    with pytest.raises(RollupError, match=r"Input/output error.*Check the disk"):
         RocksIds(tmp_path)
+
+
+def test_a_full_disk_halts_at_the_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "Rdict", full)
+    with pytest.raises(PartitionHalted, match=f"{tmp_path}.*{FULL}.*Make room on the disk"):
+        RocksIds(tmp_path)
+
+
+def test_a_disk_that_fills_up_halts_at_a_write_and_what_was_there_stays(tmp_path: Path) -> None:
+    store = RocksIds(tmp_path)
+    store.write({key(1): encode(((1, 1),))}, 5, "life")
+    database = store._db
+    store._db = SimpleNamespace(write=full, close=full)  # type: ignore[assignment]
+    with pytest.raises(PartitionHalted, match=f"{FULL}.*Make room on the disk"):
+        store.write({key(2): encode(((2, 2),))}, 6, "life")
+    store.close()  # what is in memory has no room either: it is behind, as after a crash
+    store._db = SimpleNamespace(close=broken)  # type: ignore[assignment]
+    with pytest.raises(Exception, match="Input/output error"):
+        store.close()
+    database.close()
+    assert RocksIds(tmp_path).position == 5
 
 
 def test_the_path_of_a_store_does_not_decide_what_a_fault_means(tmp_path: Path) -> None:
@@ -175,3 +224,22 @@ def test_one_step_at_a_time_gets_round(tmp_path: Path) -> None:
 
 def test_the_position_key_is_no_id() -> None:
     assert len(META) != 16
+
+
+@pytest.mark.parametrize(("logged", "position"), [(True, 2), (False, 0)])
+def test_a_killed_process_leaves_what_it_wrote_only_where_that_is_logged(
+    tmp_path: Path, logged: bool, position: int
+) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from types import SimpleNamespace
+from rollup_engine.dedup.store import RocksIds
+store = RocksIds(Path({str(tmp_path)!r}), logged={logged})
+store.write({{b"k" * 16: b"v" * 16}}, 2, "life")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGKILL
+    store = RocksIds(tmp_path)
+    assert (store.position, store.get([b"k" * 16])) == (position, [b"v" * 16 if logged else None])
+    store.close()
