@@ -31,7 +31,7 @@ async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool
                 "application_name": "rollup-engine",
                 "timezone": "UTC",
                 # A worker that vanished without a word must not hold its row's lock for hours.
-                "idle_in_transaction_session_timeout": "60s",
+                "idle_in_transaction_session_timeout": "20s",
                 "tcp_keepalives_idle": "30",
             },
         )
