@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rollup_engine.errors import RollupError
@@ -138,10 +138,9 @@ def start(directory: Path, port: int | None = None) -> str:
     if program is None:
         raise Unavailable(f"no Java {JAVA_VERSION_MIN} or newer is installed")
     port = port or processes.free_port()
-    properties, log = directory / "server.properties", directory / "log"
+    properties = directory / "server.properties"
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    base = [program, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    base += ["-cp", f"{jars()}/*", f"-Dlog4j2.configurationFile={directory}/log4j2.properties"]
+    base = _program(program, directory)
     directory.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(directory / "data", ignore_errors=True)
     (directory / "log4j2.properties").write_text(LOG4J)
@@ -153,7 +152,32 @@ def start(directory: Path, port: int | None = None) -> str:
     formatted = subprocess.run(storage, capture_output=True, text=True, check=False)
     if formatted.returncode != 0:
         raise RollupError(f"Kafka's storage cannot be formatted in {directory}: {formatted.stdout}{formatted.stderr}")
+    return _serve(base, directory, port, cluster_id)
 
+
+def resume(directory: Path) -> str:
+    """Start the node of `directory` again after `stop`, on its data and its port; returns once it serves.
+
+    Raises Unavailable, and RollupError when it does not start.
+    """
+    program = java()
+    if program is None:
+        raise Unavailable(f"no Java {JAVA_VERSION_MIN} or newer is installed")
+    properties, meta = (directory / "server.properties").read_text(), (directory / "data/meta.properties").read_text()
+    port, cluster_id = re.search(r"listeners=PLAINTEXT://[^:]+:(\d+)", properties), re.search(r"cluster.id=(.+)", meta)
+    assert port is not None
+    assert cluster_id is not None
+    return _serve(_program(program, directory), directory, int(port[1]), cluster_id[1].strip())
+
+
+def _program(java_program: str, directory: Path) -> list[str]:
+    """The command line of a Java program of Kafka's, up to its name."""
+    base = [java_program, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    return [*base, "-cp", f"{jars()}/*", f"-Dlog4j2.configurationFile={directory}/log4j2.properties"]
+
+
+def _serve(base: list[str], directory: Path, port: int, cluster_id: str) -> str:
+    properties, log = directory / "server.properties", directory / "log"
     pid = processes.spawn_detached([*base, "kafka.Kafka", str(properties)], log)
     (directory / "kafka.json").write_text(json.dumps({"pid": pid, "port": port}))
 
@@ -166,14 +190,14 @@ def start(directory: Path, port: int | None = None) -> str:
     return f"127.0.0.1:{port}"
 
 
-def stop(directory: Path) -> bool:
+def stop(directory: Path, signals: Sequence[tuple[signal.Signals, float]] = STOP_SIGNALS) -> bool:
     """End the node of `directory`, that process and no other. False if none was running."""
     try:
         pid = int(json.loads((directory / "kafka.json").read_text())["pid"])
     except FileNotFoundError:
         return False
     running = processes.runs(pid, str(directory / "server.properties"))
-    processes.end(pid, str(directory / "server.properties"), STOP_SIGNALS)
+    processes.end(pid, str(directory / "server.properties"), signals)
     (directory / "kafka.json").unlink()
     return running
 

@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import Any
 
-from tests.simulation.mutants import MUTANTS, Change, Mutant
+from tests.simulation.mutant import Change, Mutant
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import Simulation
 
 SCHEDULES_MAX = 400

@@ -1,0 +1,91 @@
+"""The guards of rule 3, verdicts follow from the log, and those of the rollups made of what counts."""
+
+from rollup_engine.dedup import verdicts
+from rollup_engine.dedup.deduplicator import DedupState
+from rollup_engine.route.router import Router
+from rollup_engine.topology import Topology
+from rollup_engine.windows.accumulator import Accumulator
+from rollup_engine.windows.stage import RollupPartition
+from tests.simulation.mutant import without
+
+VERDICTS = [
+    without(
+        "every copy renews the horizon",
+        verdicts,
+        "judge",
+        "renewed(runs, payload, at_ms)\n    if future",
+        "runs\n    if future",
+        seed=2,
+    ),
+    without(
+        "a conflict is with the earliest inside the horizon",
+        verdicts,
+        "judge",
+        "for seen in inside if",
+        "for seen, _ in runs if",
+    ),
+    without(
+        "what other fields map is not compared", verdicts, "judge", "if comparable(seen, payload)", "if True", seed=5
+    ),
+    without(
+        "late ids are not remembered",
+        verdicts,
+        "judge",
+        "return LATE, runs",
+        "return LATE, renewed(runs, payload, at_ms)",
+        seed=49,
+    ),
+    without(
+        "duplicates come before late ones",
+        verdicts,
+        "judge",
+        "if inside:",
+        "if inside and not late:",
+        seed=3,
+    ),
+    without(
+        "the clock is a running maximum", Router, "route", ".cum_max().clip(lower_bound=state.clock_ms)", "", seed=74
+    ),
+    without(
+        "the watermark outlives a claim",
+        Router,
+        "route",
+        "watermarks = dict(state.watermarks)",
+        "watermarks = {}",
+        seed=41,
+    ),
+    without(
+        "ids live for a horizon", DedupState, "expired_before_ms", "return -horizon_ms + min(", "return min(", seed=2
+    ),
+    without(
+        "a backlog holds deletion back",
+        DedupState,
+        "expired_before_ms",
+        "self.idle.get(source, 0) if source in raw else fastest",
+        "fastest",
+        seed=199,
+    ),
+    without(
+        "nothing is deleted before all raw partitions are known",
+        DedupState,
+        "expired_before_ms",
+        " or not self.clocks.keys() >= set(raw)",
+        "",
+        seed=109,
+    ),
+]
+ROLLUPS = [
+    without(
+        "totals are read back", Accumulator, "totals", "before = [read_back]", "before = [read_back.clear()]", seed=2
+    ),
+    without(
+        "revisions rise",
+        RollupPartition,
+        "_write",
+        "max(state.revision_offset + 1, to - 1)",
+        "max(state.revision_offset, to - 1)",
+    ),
+    without(
+        "a worker with an older YAML stops", Topology, "check_generation", "met > self.generation", "False", seed=273
+    ),
+]
