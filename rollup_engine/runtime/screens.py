@@ -146,6 +146,25 @@ def run_query(
         print_rows(result.columns, result.rows, form)
 
 
+def letters_table(rows: Sequence[dict[str, Any]], width: int) -> Table:
+    """One row per letter; on a narrow terminal without what `show` tells as well."""
+    columns = ["id", "event", "reason", "detail", "record", "recorded_at", "replayed_at"]
+    if width < 120:
+        columns = ["id", "reason", "detail", "record"]
+        if any(row["replayed_at"] for row in rows):
+            columns.append("replayed")
+    shown = [
+        {
+            **row,
+            "id": str(row["id"]),
+            "record": f"{row['source']} @{row['source_offset']}",
+            "replayed": "yes" if row["replayed_at"] else None,
+        }
+        for row in rows
+    ]
+    return table(None, columns, [[row[column] for column in columns] for row in shown], numbers=["id"])
+
+
 def list_letters(settings: Settings, event: str | None, reason: str | None, limit: int, form: str) -> None:
     async def run() -> list[dict[str, Any]]:
         async with addresses.pool_of(settings) as pool:
@@ -158,11 +177,7 @@ def list_letters(settings: Settings, event: str | None, reason: str | None, limi
     elif not rows:
         console.print("No dead letters.")
     else:
-        columns = ["id", "event", "outcome", "reason", "detail", "source", "source_offset", "recorded_at"]
-        columns.append("replayed_at")
-        console.print(
-            table(None, columns, [[row[c] for c in columns] for row in rows], numbers=["id", "source_offset"])
-        )
+        console.print(letters_table(rows, console.width))
         console.print("[dim]`rollup-engine dead-letters show ID` shows one in full.[/dim]")
 
 
