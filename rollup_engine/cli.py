@@ -190,6 +190,23 @@ def status(output: Format = "table") -> None:
     show_status(_settings(), output)
 
 
+@app.command()
+def plan(
+    events: Annotated[float, typer.Option("--events-per-second", metavar="N", help="Raw events a second, at peak.")],
+    groups: Annotated[int, typer.Option("--groups", metavar="N", help="Distinct groups of a rollup in one window.")],
+    horizon: Annotated[str, typer.Option("--dedup-horizon", metavar="D", help="As in the YAML, such as 24h.")],
+    size: Annotated[int, typer.Option("--bytes-per-event", metavar="N", help="Bytes of a raw event.")] = 170,
+    rollups: Annotated[int, typer.Option("--rollups", metavar="N", help="Rollups of the event type.")] = 1,
+    emit_every: Annotated[str, typer.Option("--emit-every", metavar="D", help="As in the YAML.")] = "30s",
+    output: Format = "table",
+) -> None:
+    """What a load takes in cores, Kafka, disk and Postgres, and what breaks first. Asks no service."""
+    from rollup_engine.runtime import plan as planning
+
+    _one_of(output, "table", "json")
+    planning.show(planning.plan(planning.load_of(events, groups, horizon, size, rollups, emit_every)), output)
+
+
 @app.command("accept-loss")
 def accept_loss(
     partition: Annotated[str, typer.Argument(metavar="TOPIC/PARTITION", help="One that stands still; see `status`.")],

@@ -18,6 +18,8 @@ from typing import Protocol
 from rollup_engine.ports import Reader, Record
 from rollup_engine.telemetry import BATCH_SECONDS, ROWS
 
+SETTLED_SECONDS = 2.0
+
 
 class StagePartition(Protocol):
     """One stage at work on one input partition."""
@@ -73,6 +75,7 @@ async def drive(
     try:
         reader.seek(await partition.open())
         end: int | None = None
+        worked, opened = False, time.monotonic()
         while True:
             if stop.is_set():
                 if end is None:
@@ -86,8 +89,10 @@ async def drive(
                 await partition.process(records, reader.position)
                 BATCH_SECONDS.labels(partition.stage).observe(time.perf_counter() - started)
                 ROWS.labels(partition.stage).inc(len(records))
+                worked = True
             await partition.tick()
-            if not partition.held_up:
+            # A first read may come too early to give the very record that halts.
+            if not partition.held_up and (worked or time.monotonic() - opened > SETTLED_SECONDS):
                 on_progress()
         await partition.close()
     finally:

@@ -139,6 +139,10 @@ class SeenIds(Protocol):
         """Store ids and position in one atomic write."""
         ...
 
+    def flush(self) -> None:
+        """Have on disk what was written so far."""
+        ...
+
     def expire(self, before_ms: int, steps_max: int) -> int:
         """Look at up to `steps_max` ids in turn, delete those last seen before `before_ms`; returns how many."""
         ...

@@ -12,6 +12,9 @@ from rollup_engine.exchange import Packed
 from rollup_engine.ports import Log
 from rollup_engine.tables import Schema
 
+INTERNAL_REMEDY = "Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again."
+RAW_REMEDY = "Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID."
+
 
 def events_topic(app_id: str) -> str:
     return f"{app_id}.events"
@@ -76,7 +79,7 @@ class Topology:
             raise PartitionHalted(
                 cause=f"internal topic {topic} holds a record of another life of it"
                 f" ({packed.incarnation}; this one is {expected}): it was deleted and made again, or restored",
-                remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+                remedy=INTERNAL_REMEDY,
             )
         self.check_generation(packed.generation)
 
@@ -103,11 +106,11 @@ def check_held(source: str, position: int, start: int, end: int) -> None:
     if not start <= position <= end:
         raise PartitionHalted(
             cause=f"{source} holds offsets {start} to {end}, but {position} is next",
-            remedy="Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again.",
+            remedy=INTERNAL_REMEDY,
         )
 
 
-async def check_last(log: Log, topic: str, partition: int, offset: int, checksum: int) -> None:
+async def check_last(log: Log, topic: str, partition: int, offset: int, checksum: int, remedy: str) -> None:
     """The last record read must still be the one it was: offsets mean something only within one life of a topic.
 
     `checksum`: CRC-32 of its value. Raises `PartitionHalted`, and `BrokerUnavailable` where it does not show.
@@ -124,5 +127,5 @@ async def check_last(log: Log, topic: str, partition: int, offset: int, checksum
         raise PartitionHalted(
             cause=f"{source} holds another record at offset {offset} than the one read there: the topic was deleted and"
             " made again",
-            remedy="Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID.",
+            remedy=remedy,
         )

@@ -28,6 +28,9 @@ class MemoryIds:
         self.ids.update(puts)
         self._position, self._incarnation = position, incarnation
 
+    def flush(self) -> None:
+        pass
+
     def expire(self, before_ms: int, steps_max: int) -> int:
         gone = [key for key, value in self.ids.items() if last_seen_ms(value) < before_ms]
         for key in gone:

@@ -22,7 +22,16 @@ from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, Packed, unpack
 from rollup_engine.ports import Log, Record, SeenIds, Sink
 from rollup_engine.progress import DEDUP, ROUTE, Claim
-from rollup_engine.topology import Topology, check_held, check_last, deltas_topic, events_topic, source_name
+from rollup_engine.topology import (
+    INTERNAL_REMEDY,
+    Topology,
+    check_held,
+    check_last,
+    deltas_topic,
+    events_topic,
+    source_name,
+    split_source,
+)
 
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
@@ -84,8 +93,10 @@ class DedupPartition:
         if store.position > to:  # the sink was set back, by a restored backup: the store knows too much
             store.clear()
         if log_start <= self._state.last_offset and store.position < to:
-            await check_last(self._log, self._topic, self._partition, self._state.last_offset, self._state.last_crc)
-        if store.position < log_start:
+            last = self._state.last_offset, self._state.last_crc
+            await check_last(self._log, self._topic, self._partition, *last, INTERNAL_REMEDY)
+        lacking = store.position < log_start
+        if lacking:
             await self._check_lost(store.position, log_start)
         position = max(store.position, log_start)
         async for records in exchange.read_range(
@@ -96,6 +107,8 @@ class DedupPartition:
                 config = await self._topology.config_of(generation)
                 position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
                 store.write(remember([packed for _, packed in batch], config, store.get), position, self._incarnation)
+        if lacking:
+            store.flush()  # or the next crash would find it lacking again
 
     async def _check_lost(self, wanted: int, log_start: int) -> None:
         """What the store lacks and the log no longer holds must be too old to tell a repeat by."""
@@ -103,13 +116,14 @@ class DedupPartition:
         lost_ms = -1
         async for records in exchange.read_range(self._log, self._topic, self._partition, log_start, to):
             for _, packed in records:
-                if packed.clock_ms > 0 and unseen.pop(packed.source, None) is not None:
+                known = packed.clock_ms > 0 and unseen.pop(packed.source, None) is not None
+                if known and packed.start > await self._first_mark(packed.source):
                     lost_ms = max(lost_ms, packed.clock_ms)  # what is gone of this source came before
             if not unseen:
                 break
         lost_ms = max([lost_ms, *unseen.values()])
         horizon_ms = max(event.horizon_ms for event in self._topology.config.events)
-        needed_ms = self._state.expired_before_ms(horizon_ms, self._raw)
+        needed_ms = self._state.expired_before_ms(horizon_ms, self._raw & self._state.clocks.keys())
         loss = f"ids before events offset {to}"
         if not self._state.clocks or (needed_ms is not None and lost_ms < needed_ms):
             return
@@ -130,6 +144,8 @@ class DedupPartition:
             self._topology.check(self._topic, packed)
             if packed.source not in self._marks.by_source:
                 self._marks.by_source[packed.source] = await self._first_mark(packed.source)
+                if split_source(packed.source)[0] in self._topology.config.topics:  # a raw partition that was added
+                    self._raw |= {packed.source}
         ready, position = self._marks.admit(unpacked, position)
         batches = [(g, list(batch)) for g, batch in groupby(ready, lambda one: one[1].generation)]
         for number, (generation, batch) in enumerate(batches):

@@ -121,6 +121,10 @@ class RocksIds:
             self._db.write(batch, self._writing)
         self._meta = meta
 
+    def flush(self) -> None:
+        with self._intact():
+            self._db.flush()
+
     def expire(self, before_ms: int, steps_max: int) -> int:
         """Goes round the keys, from where the last call stopped, once the oldest is due."""
         if before_ms <= self._meta.oldest_ms:

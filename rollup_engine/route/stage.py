@@ -19,7 +19,7 @@ from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
 from rollup_engine.route.router import Routed, Router, RouteState, Tables
 from rollup_engine.route.takeover import half_sent_to
-from rollup_engine.topology import Topology, check_last, events_topic, replays, source_name
+from rollup_engine.topology import RAW_REMEDY, Topology, check_last, events_topic, replays, source_name
 
 
 class RoutePartition:
@@ -61,11 +61,11 @@ class RoutePartition:
             raise PartitionHalted(
                 cause=f"raw partition {self.source} holds offsets {start} to {end}, but {position} is next: the topic"
                 " was deleted and made again",
-                remedy="Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID.",
+                remedy=RAW_REMEDY,
             )
         last = self._state.last_offset
         if last >= start:
-            await check_last(self._log, self._topic, self._partition, last, self._state.last_crc)
+            await check_last(self._log, self._topic, self._partition, last, self._state.last_crc, RAW_REMEDY)
         if position < start:
             await self._skip_lost(start)
         await self._take_over()
@@ -129,22 +129,26 @@ class RoutePartition:
         self._claim = await self._sink.advance(self._claim, position, msgspec.to_builtins(state), NOTHING)
         self._state = state
 
-    async def _send(self, tables: dict[int, Tables], end: int, state: RouteState) -> None:
-        """`state`: as it is at `end`; its generation is the one that the rows were made under."""
+    async def _send(self, tables: dict[int, Tables], end: int, state: RouteState, *, waits: bool = False) -> None:
+        """`state`: as it is at `end`; its generation is the one that the rows were made under. `waits`: there is more
+        that Kafka does not give us, so that having nothing to send says nothing of the time."""
         packed = Packed(
             incarnation=self._topology.incarnations[self._events],
             generation=state.generation or self._topology.generation,
             source=self.source,
             start=self._claim.next_offset,
             end=end,
-            clock_ms=NO_CLOCK_MS if self._replays else state.clock_ms,  # letters are of any age, and age no id
+            clock_ms=NO_CLOCK_MS
+            if self._replays or waits
+            else state.clock_ms,  # letters are of any age: they age no id
         )
         await exchange.send_to_all(self._log, self._events, self._topology.partitions, packed, tables)
         self._sent_ms = self._clock.elapsed_ms()
 
     async def tick(self) -> None:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
-            await self._send({}, self._claim.next_offset, self._state)
+            _, end = await self._log.bounds(self._topic, self._partition)
+            await self._send({}, self._claim.next_offset, self._state, waits=end > self._claim.next_offset)
         quiet_ms = self._clock.elapsed_ms() - self._read_ms
         if any(self._state.quiet_ms < after_ms <= quiet_ms for after_ms in self._quiet_after_ms):
             await self._tell_quiet(quiet_ms)

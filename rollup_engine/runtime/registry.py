@@ -50,8 +50,10 @@ class Registry:
             async with self._pool.acquire() as connection, connection.transaction():
                 await lock_schema(connection)
                 renewed = await self._check_cluster(connection, log_)
+                latest = await connection.fetchrow(self._query["latest_generation"], self._app_id)
+                before = None if latest is None else Config.from_json(latest["config"])
                 generation = await self._activate(connection, config, role, renewed)
-                await schema.declare(connection, self._app_id, config)
+                await schema.declare(connection, self._app_id, config, before)
                 tables = [row[0] for row in await connection.fetch(self._query["tables"], self._app_id)]
                 incarnations = await self._topics(connection, log_, config, partitions, tables)
                 return Topology(
@@ -169,6 +171,8 @@ class Registry:
                 )
             await _check_retention(log_, topic, int(settings["retention.ms"]))
             incarnations[topic] = row["incarnation"]
+        topics = [*config.topics, *incarnations]
+        await connection.execute(sql.queries("halts")["forget_others"], self._app_id, topics)
         await wait_for_topics(log_, made)  # before anyone else is let in: the next one would find them missing
         return incarnations
 

@@ -121,7 +121,8 @@ class Rules:
             )
         event = self._event_of(letter, name)
         if not self._wanted.may_double_count:
-            if letter["recorded_at"].timestamp() * 1000 < now_ms - event.horizon_ms:
+            recorded_at = min(letter["recorded_at"], letter["created_at"])  # a producer may write any record time
+            if recorded_at.timestamp() * 1000 < now_ms - event.horizon_ms:
                 raise LeftOut(
                     "older than dedup_horizon",
                     f"{name} was recorded at {letter['recorded_at']:%Y-%m-%dT%H:%M:%SZ}, which is more than"

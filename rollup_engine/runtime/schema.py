@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from rollup_engine.config.model import Config, Rollup
+from rollup_engine.config.model import Config, EventType, Rollup
 from rollup_engine.errors import ConfigError, DatabaseUnavailable
 from rollup_engine.route.router import NO_WATERMARK_MS
 from rollup_engine.runtime import sql
@@ -78,10 +78,16 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]") -> list[str]:
     return await persist("migrate", attempt)
 
 
-async def declare(connection: Connection, app_id: str, config: Config) -> None:
-    """Make or extend the table and view of every rollup. Raises `ConfigError` for what cannot be changed in place."""
+async def declare(connection: Connection, app_id: str, config: Config, before: Config | None = None) -> None:
+    """Make or extend the table and view of every rollup; `before`: the YAML until now.
+
+    Raises `ConfigError` for what cannot be changed in place.
+    """
+    query = sql.queries("registry")
+    went_on = {rollup.table for rollup in before.rollups} if before is not None else set()
     for event in config.events:
         for rollup in event.rollups:
+            since = await _complete_from(connection, app_id, event, rollup.window_ms)
             owner = await connection.fetchrow(
                 "SELECT app_id, window_ms FROM rollup_engine.rollups WHERE table_name = $1", rollup.table
             )
@@ -94,17 +100,20 @@ async def declare(connection: Connection, app_id: str, config: Config) -> None:
                     rollup.name,
                     event.event,
                     rollup.window_ms,
-                    await _complete_from(connection, app_id, event.event, rollup.window_ms),
+                    since,
                 )
                 await connection.execute(sql.template("table", table=rollup.table))
             else:
                 _check_owner(rollup, app_id, owner)
+                if before is not None and rollup.table not in went_on:
+                    await connection.execute(query["incomplete_before"], rollup.table, since)
             await _declare_columns(connection, rollup)
 
 
-async def _complete_from(connection: Connection, app_id: str, event: str, window_ms: int) -> datetime | None:
-    """The first window of which a rollup declared now sees everything: after all that was seen of its event type."""
-    seen_ms = await connection.fetchval(sql.queries("registry")["latest_seen"], app_id, event)
+async def _complete_from(connection: Connection, app_id: str, event: EventType, window_ms: int) -> datetime | None:
+    """The first window of which a rollup declared now sees everything: after all that its topics have shown so far, of
+    whatever event type, for what none took is gone by. None where they have shown nothing."""
+    seen_ms = await connection.fetchval(sql.queries("registry")["latest_seen"], app_id, list(event.topics))
     if seen_ms is None or seen_ms <= NO_WATERMARK_MS:
         return None
     return at_time((seen_ms // window_ms + 1) * window_ms)

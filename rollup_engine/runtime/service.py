@@ -69,6 +69,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._progress, self._kafka_answers = time.monotonic(), True
         self.halted: dict[TopicPartition, PartitionHalted] = {}
         self._gone: set[TopicPartition] = set()  # halted because their topic is
+        self._missed: set[str] = set()  # topics that were not there when they were last looked for
         self.unfinished: set[TopicPartition] = set()  # after a stop: partitions that were not closed cleanly
         self.left_behind = False  # after a stop that drains: Kafka was gone, with all that it still held
 
@@ -222,12 +223,14 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 there = await self._kafka.partitions(topic)
             except BrokerUnavailable:
                 return
-            if not there and one not in self.halted:
+            if not there and topic in self._missed and one not in self.halted:  # one broker may be behind for a moment
                 self._gone.add(one)
                 self._halt(one, PartitionHalted(f"topic {topic} is no longer in Kafka", "Bring it back as it was."))
             elif there and one in self._gone:  # whoever is assigned its partitions looks at what it holds now
                 self._gone.discard(one)
                 self._resumed(one)
+                self._alarms.tell(self.stage, source_of(one), None)
+            (self._missed.discard if there else self._missed.add)(topic)
 
     @Service.timer(ALARM_SECONDS)
     async def _publish_alarms(self) -> None:

@@ -6,6 +6,7 @@ pass events one by one. No offset of Faust's is trusted, and none of its Kafka p
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import faust
@@ -56,17 +57,18 @@ async def run(
     try:
         async with (
             schema.connected(database, connections_max=12) as pool,
+            AsyncExitStack() as after_kafka,
             KafkaLog.connect(connection_options(settings, kafka)) as kafka_log,
         ):
             await schema.migrate(pool)
             registry = Registry(pool, settings.app_id)
             topology = await registry.join(kafka_log, config, settings.partitions, role)
             stop.in_order()
-            sink = PostgresSink(pool, settings.app_id)
-            alarms = Alarms(pool, settings.app_id)
+            sink, alarms = PostgresSink(pool, settings.app_id), Alarms(pool, settings.app_id)
             services = _services(role, topology, kafka_log, sink, alarms, settings.state_dir, drain)
-            async with registry.lease(topology.generation, role, stop.asked.set):
-                await _serve(role, settings, services, web_port, stop.asked)
+            # Given back only once the producer has ended: until then it may still send.
+            await after_kafka.enter_async_context(registry.lease(topology.generation, role, stop.asked.set))
+            await _serve(role, settings, services, web_port, stop.asked)
     except asyncio.CancelledError:
         if not stop.at_once:
             raise

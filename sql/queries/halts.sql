@@ -8,6 +8,10 @@ ON CONFLICT (app_id, stage, source) DO UPDATE SET
 -- name: clear
 DELETE FROM rollup_engine.halts WHERE app_id = $1 AND stage = $2 AND source = $3;
 
+-- name: forget_others
+-- Of topics that nobody works on any more.
+DELETE FROM rollup_engine.halts WHERE app_id = $1 AND NOT regexp_replace(source, '/[0-9]+$', '') = ANY ($2::text[]);
+
 -- name: halts
 SELECT stage, source, cause, remedy, loss, since FROM rollup_engine.halts WHERE app_id = $1 ORDER BY since, stage, source;
 

@@ -24,7 +24,7 @@ SELECT config FROM rollup_engine.generations WHERE app_id = $1 AND generation = 
 -- name: renew_lease
 -- No row: a newer generation has begun while this one's lease was over.
 INSERT INTO rollup_engine.leases (app_id, holder, generation, what, expires_at)
-SELECT $1, $2, $3, $4, now() + $5 * interval '1 second'
+SELECT $1, $2, $3, $4, clock_timestamp() + $5 * interval '1 second'
 WHERE $3 = (SELECT max(generation) FROM rollup_engine.generations WHERE app_id = $1)
 ON CONFLICT (app_id, holder) DO UPDATE SET expires_at = excluded.expires_at
 RETURNING generation;
@@ -64,5 +64,12 @@ SELECT table_name FROM rollup_engine.rollups WHERE app_id = $1 ORDER BY table_na
 SELECT table_name, complete_from FROM rollup_engine.rollups WHERE app_id = $1 AND complete_from IS NOT NULL;
 
 -- name: latest_seen
--- The largest event time that any raw partition has seen of an event type so far, ms; null before its first event.
-SELECT max((state -> 'watermarks' ->> $2)::bigint) FROM rollup_engine.progress WHERE app_id = $1 AND stage = 'route';
+-- The largest event time that any raw partition of these topics has seen so far, of whatever event type, ms; null before
+-- the first.
+SELECT max(seen.watermark::bigint)
+FROM rollup_engine.progress, LATERAL jsonb_each_text(state -> 'watermarks') AS seen (event, watermark)
+WHERE app_id = $1 AND stage = 'route' AND regexp_replace(source, '/[0-9]+$', '') = ANY ($2::text[]);
+
+-- name: incomplete_before
+-- A table that was left out of the YAML for a while counts everything from here on only.
+UPDATE rollup_engine.rollups SET complete_from = greatest(complete_from, $2) WHERE table_name = $1;

@@ -74,7 +74,7 @@ class TestDeclare:
         ("watermarks", "complete"),
         [
             ({}, None),
-            ({"call": 1_000_000}, None),  # of another event type
+            ({"call": 1_000_000}, 1_200_000),  # of another event type: what of this one came by then was passed over
             ({"download": NO_WATERMARK_MS}, None),  # nothing but refused ones so far
             ({"download": 599_999}, 600_000),
             ({"download": 600_000}, 1_200_000),
@@ -91,6 +91,19 @@ class TestDeclare:
         await declared(pool, config(event_type("download", rollup(), rollup("more"))))
         found = dict(await pool.fetch("SELECT table_name, complete_from FROM rollup_engine.rollups"))
         assert found == {"downloads": None, "more": None if complete is None else at_time(complete)}
+
+    async def test_a_rollup_left_out_for_a_while_is_complete_after_all_that_was_seen_meanwhile(
+        self, pool: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        both, one = config(event_type("download", rollup(), rollup("more"))), config()
+        await declared(pool, both)
+        claim = await PostgresSink(pool, APP_ID).claim(ROUTE, "raw/0", 0)
+        await PostgresSink(pool, APP_ID).advance(claim, 1, {"watermarks": {"download": 700_000}}, NOTHING)
+        for before, content in ((both, both), (both, one), (one, both)):
+            async with pool.acquire() as connection:
+                await schema.declare(connection, APP_ID, content, before)
+            found = dict(await pool.fetch("SELECT table_name, complete_from FROM rollup_engine.rollups"))
+            assert found == {"downloads": None, "more": at_time(1_200_000) if before is one else None}
 
     async def test_columns_are_added_and_none_is_lost(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         await declared(pool, config())

@@ -4,13 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
 
 from tests.acceptance.cli import until
 from tests.faults.harness import PARTITIONS, Bed, Outcome, fault
-from tests.faults.harness_recount import Recount, read_topic
+from tests.faults.harness_recount import Raw, Recount, read_topic
 from tests.faults.harness_worker import Worker
 
 STAGES = ("route", "dedup", "rollup")
@@ -213,6 +214,10 @@ def raw_partitions_added(bed: Bed) -> Outcome:
     return bed.check()
 
 
+def _held(bed: Bed, topic: str) -> Sequence[Raw]:
+    return [record for held in asyncio.run(read_topic(bed.kafka.servers, topic)).values() for record in held]
+
+
 def _half_done(bed: Bed) -> tuple[list[Worker], Recount]:
     """A route and a work process that have worked everything off, and what that comes to."""
     workers = bed.start("route", "work")
@@ -272,8 +277,7 @@ def stamped_years_ago(bed: Bed) -> Outcome:
     bed.load(record_ms=STAMPED_MS)
     outcome = bed.check(stop=False)
     for topic in (events_topic(bed), deltas_topic(bed)):
-        records = [record for held in asyncio.run(read_topic(bed.kafka.servers, topic)).values() for record in held]
-        assert records, f"{topic} holds nothing to look at"
+        records = until(f"{topic} holds something to look at", partial(_held, bed, topic))  # deltas are soon deleted
         old = [record for record in records if record.timestamp_ms < started_ms]
         assert not old, f"{len(old)} of {len(records)} records of {topic} are stamped before they were written"
     bed.stop()

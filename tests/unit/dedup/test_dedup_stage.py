@@ -229,7 +229,7 @@ async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(
     bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 95, late=True)), packed(RAW_1, 0, 1, Row(0, 1, 1, 10)))
     bench.send(packed(RAW_0, 1, 1, generation=2))
     bench.configs[2] = bench.configs[1]
-    bench.partition._topology.generation = 2
+    bench.partition._topology.generation, bench.partition._topology.configs[2] = 2, bench.configs[2]
     await bench.work_off()
     assert bench.booked() == {"late": 1, "records": 1}
     assert bench.booked(RAW_1) == {"counted": 1, "records": 1}
@@ -288,6 +288,40 @@ async def test_ids_that_cannot_be_rebuilt_and_are_still_needed_halt_the_partitio
     assert await bench.start(raw_partitions=1) == 3
     assert bench.store.position == 3
     assert len(bench.store.ids) == 2
+
+
+async def test_a_partition_added_meanwhile_does_not_stand_in_the_way_of_a_fresh_disk(bench: Bench) -> None:
+    """Dedup has never heard of it, and would not, if it did not open."""
+    await bench.start(raw_partitions=1)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)), packed(RAW_0, 1, 2, Row(1, 2, 1, 10)))
+    bench.send(packed(RAW_0, 2, 3, Row(2, 3, 1, 500)))
+    await bench.work_off()
+    await bench.log.trim(EVENTS, 0, 1)
+    bench.store = MemoryIds()
+    bench.log._topics.pop("raw")
+    assert await bench.start(raw_partitions=2) == 3
+
+
+async def test_a_source_whose_first_record_is_still_there_has_lost_nothing(bench: Bench) -> None:
+    await bench.start(raw_partitions=1)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)), packed(RAW_0, 1, 2, Row(1, 2, 1, 10)))
+    bench.send(packed(RAW_0, 2, 3, Row(2, 3, 1, 500)), packed(RAW_1, 0, 1, Row(0, 4, 1, 499)))
+    await bench.work_off()
+    await bench.log.trim(EVENTS, 0, 1)
+    bench.store = MemoryIds()
+    assert await bench.start(raw_partitions=1) == 4
+
+
+async def test_a_raw_partition_that_was_added_holds_expiry_back_from_its_first_record_on(bench: Bench) -> None:
+    await bench.start(raw_partitions=1)
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)), packed(RAW_1, 0, 1, Row(0, 9, 1, 6)))
+    await bench.work_off()
+    for number in range(1, 8):  # it stands still, while the other one runs far ahead
+        bench.send(packed(RAW_0, number, number + 1, Row(number, 10 + number, 1, 5 + 200 * number)))
+        await bench.work_off()
+    bench.send(packed(RAW_1, 1, 2, Row(1, 1, 1, 7)))
+    await bench.work_off()
+    assert bench.booked(RAW_1) == {"counted": 1, "duplicate": 1, "records": 2}
 
 
 async def test_a_source_that_is_silent_in_what_is_left_of_the_topic_may_be_needed(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
-from rollup_engine.exchange import Packed, unpack
+from rollup_engine.exchange import NO_CLOCK_MS, Packed, unpack
 from rollup_engine.progress import DEDUP, NOTHING, ROUTE
 from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
 from rollup_engine.route.stage import RoutePartition
@@ -140,6 +140,18 @@ async def test_an_idle_sender_sends_an_empty_record_now_and_then(world: World) -
         assert [len(records) for records in world.sent()] == [beat] * 3
     last = world.sent()[0][-1]
     assert (last.start, last.end, last.rows, last.clock_ms) == (1, 1, 0, NOW_MS)
+
+
+async def test_one_that_waits_for_kafka_is_not_idle(world: World) -> None:
+    """There is more, and it does not come: its ids are still needed, however far other partitions have gone."""
+    world.produce("a")
+    partition = world.partition()
+    await world.route(partition, await partition.open())
+    world.produce("b")
+    world.clock.advance(IDLE_MS)
+    await partition.tick()
+    last = world.sent()[0][-1]
+    assert (last.start, last.end, last.rows, last.clock_ms) == (1, 1, 0, NO_CLOCK_MS)
 
 
 async def test_a_topic_made_again_stops_the_partition(world: World) -> None:

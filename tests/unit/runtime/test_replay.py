@@ -32,7 +32,7 @@ def rules(**wanted: Any) -> Rules:
 
 
 def letter(**changes: Any) -> dict[str, Any]:
-    plain = {"id": 7, "event": "download", "outcome": "late", "recorded_at": NOW, "replayed_at": None}
+    plain = {"id": 7, "event": "download", "outcome": "late", "recorded_at": NOW, "created_at": NOW, "replayed_at": None}
     return plain | {"replayed_to": None} | changes
 
 
