@@ -1,4 +1,4 @@
-"""Clocks. Nothing but these reads the time, so that tests can set it; what verdicts take of them is taken once, in route."""
+"""Clocks. Nothing but these reads the time, so that tests can set it; what verdicts take of it, route takes, once."""
 
 import time
 from typing import Protocol

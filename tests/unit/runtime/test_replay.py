@@ -32,8 +32,8 @@ def rules(**wanted: Any) -> Rules:
 
 
 def letter(**changes: Any) -> dict[str, Any]:
-    plain = {"id": 7, "event": "download", "outcome": "late", "recorded_at": NOW, "created_at": NOW, "replayed_at": None}
-    return plain | {"replayed_to": None} | changes
+    plain = {"id": 7, "event": "download", "outcome": "late", "recorded_at": NOW, "created_at": NOW}
+    return plain | {"replayed_at": None, "replayed_to": None} | changes
 
 
 def cause(checked: Rules, changes: dict[str, Any]) -> str:
