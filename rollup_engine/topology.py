@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rollup_engine.config.model import Config, EventType
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.exchange import Packed
-from rollup_engine.ports import Log
+from rollup_engine.ports import Log, Reader, Record
 from rollup_engine.tables import Schema
 
 INTERNAL_REMEDY = "Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again."
@@ -110,6 +110,14 @@ def check_held(source: str, position: int, start: int, end: int) -> None:
         )
 
 
+async def record_at(reader: Reader, source: str, offset: int) -> Record | None:
+    """The record at `offset`, where `reader` stands; None where there is none. Raises `BrokerUnavailable`."""
+    found = await reader.read(1, 5_000)
+    if not found and reader.position <= offset:  # not the same as gone: nothing goes on unchecked
+        raise BrokerUnavailable(f"Kafka did not show the record at offset {offset} of {source} within 5 s.")
+    return found[0] if found and found[0].offset == offset else None
+
+
 async def check_last(log: Log, topic: str, partition: int, offset: int, checksum: int, remedy: str) -> None:
     """The last record read must still be the one it was: offsets mean something only within one life of a topic.
 
@@ -118,12 +126,10 @@ async def check_last(log: Log, topic: str, partition: int, offset: int, checksum
     source = source_name(topic, partition)
     reader = await log.reader(topic, partition, offset)
     try:
-        found = await reader.read(1, 5_000)
+        found = await record_at(reader, source, offset)
     finally:
         await reader.close()
-    if not found and reader.position <= offset:  # not the same as gone: nothing goes on unchecked
-        raise BrokerUnavailable(f"Kafka did not show the record at offset {offset} of {source} within 5 s.")
-    if found and found[0].offset == offset and zlib.crc32(found[0].value or b"") != checksum:
+    if found is not None and zlib.crc32(found.value or b"") != checksum:
         raise PartitionHalted(
             cause=f"{source} holds another record at offset {offset} than the one read there: the topic was deleted and"
             " made again",

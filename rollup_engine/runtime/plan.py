@@ -15,7 +15,7 @@ from rollup_engine.config.durations import DAY_MS, HOW_TO_WRITE, format_duration
 from rollup_engine.dedup.stage import DedupPartition
 from rollup_engine.errors import UsageError
 from rollup_engine.route.stage import RoutePartition
-from rollup_engine.runtime.registry import RETENTION_MARGIN_MS
+from rollup_engine.runtime.registry import events_kept_ms
 from rollup_engine.runtime.screens import table
 from rollup_engine.windows.accumulator import CACHE_ROWS_MAX
 from rollup_engine.windows.stage import CHANGED_ROWS_MAX
@@ -128,7 +128,7 @@ def plan(load: Load) -> Plan:
     events = rate * EVENT_BYTES.value + event_records * RECORD_BYTES.value
     deltas = rate * rollups * DELTA_BYTES.value + delta_records * RECORD_BYTES.value
     total = raw + events + deltas
-    kept_ms = 3 * load.dedup_horizon_ms + RETENTION_MARGIN_MS
+    kept_ms = events_kept_ms(load.dedup_horizon_ms)
     raw_disk, events_disk = raw * REPLICAS.value * DAY_MS / 1_000, events * REPLICAS.value * kept_ms / 1_000
     deltas_disk = deltas * REPLICAS.value * emit_s
     changed, in_window = min(load.groups, rate * emit_s), min(load.groups, rate * WINDOW_MS / 1_000)

@@ -140,7 +140,7 @@ class PostgresSink:
     async def _write_letters(self, connection: Connection, letters: pl.DataFrame) -> None:
         columns = ["app_id", *(name.replace("record_ms", "recorded_at") for name in letters.columns)]
         at = letters.columns.index("record_ms")
-        rows = ((self._app_id, *row[:at], _some_time(row[at]), *row[at + 1 :]) for row in letters.iter_rows())
+        rows = ((self._app_id, *row[:at], some_time(row[at]), *row[at + 1 :]) for row in letters.iter_rows())
         await connection.copy_records_to_table(
             "dead_letters", schema_name="rollup_engine", records=rows, columns=columns, timeout=_COPY_SECONDS
         )
@@ -219,7 +219,7 @@ def at_time(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-def _some_time(ms: int) -> datetime:
+def some_time(ms: int) -> datetime:
     """As near as a date comes: a raw producer may write any record time."""
     return at_time(min(max(ms, FIRST_MS), LAST_MS))
 

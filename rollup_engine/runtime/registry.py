@@ -31,6 +31,12 @@ RETENTION_MARGIN_MS = 3_600_000
 RAW_PARTITIONS = 4  # of raw topics that are made on an embedded broker
 
 
+def events_kept_ms(horizon_ms: int) -> int:
+    """How long the events topic keeps its records: ids are rebuilt from them, and a raw partition that idles has its
+    own kept for two horizons more."""
+    return 3 * horizon_ms + RETENTION_MARGIN_MS
+
+
 class _OthersRun(ConfigError):
     """Somebody else still runs, or was killed just now."""
 
@@ -52,7 +58,7 @@ class Registry:
                 renewed = await self._check_cluster(connection, log_)
                 latest = await connection.fetchrow(self._query["latest_generation"], self._app_id)
                 before = None if latest is None else Config.from_json(latest["config"])
-                generation = await self._activate(connection, config, role, renewed)
+                generation = await self._activate(connection, config, role, latest, renewed)
                 await schema.declare(connection, self._app_id, config, before)
                 tables = [row[0] for row in await connection.fetch(self._query["tables"], self._app_id)]
                 incarnations = await self._topics(connection, log_, config, partitions, tables)
@@ -102,7 +108,9 @@ class Registry:
         await connection.execute(self._query["set_cluster"], self._app_id, now)
         return known is not None
 
-    async def _activate(self, connection: Connection, config: Config, role: str, renewed: bool) -> int:
+    async def _activate(
+        self, connection: Connection, config: Config, role: str, latest: asyncpg.Record | None, renewed: bool
+    ) -> int:
         other = await connection.fetchrow(self._query["other_holders"], self._app_id, config.digest)
         if other is not None:
             raise ConfigError(
@@ -110,7 +118,6 @@ class Registry:
                 f" {difference(Config.from_json(other['config']), config)}."
                 f" Stop it first (a killed one is forgotten after {LEASE_SECONDS} s), or choose another ROLLUP_APP_ID."
             )
-        latest = await connection.fetchrow(self._query["latest_generation"], self._app_id)
         if latest is None or latest["digest"] != config.digest or renewed:
             if latest is not None:
                 check_change(Config.from_json(latest["config"]), config)
@@ -135,8 +142,8 @@ class Registry:
     ) -> dict[str, str]:
         """Make the internal topics that are new; check those that are not. Topic to incarnation."""
         made: dict[str, int] = {}
-        horizon_ms = max(event.horizon_ms for event in config.events)
-        retention = {"retention.ms": str(3 * horizon_ms + RETENTION_MARGIN_MS), "max.message.bytes": str(2 << 20)}
+        kept_ms = events_kept_ms(max(event.horizon_ms for event in config.events))
+        retention = {"retention.ms": str(kept_ms), "max.message.bytes": str(2 << 20)}
         wanted = {events_topic(self._app_id): retention}
         again = replays(self._app_id, config)
         for topic in (*(deltas_topic(self._app_id, table) for table in tables), *again):

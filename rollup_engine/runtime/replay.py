@@ -22,15 +22,14 @@ from rollup_engine.clock import Clock
 from rollup_engine.config.durations import format_duration
 from rollup_engine.config.model import Config, EventType
 from rollup_engine.dedup.verdicts import CONFLICTING
-from rollup_engine.errors import BrokerUnavailable, ConfigError, RollupError, UsageError
-from rollup_engine.ports import Reader
+from rollup_engine.errors import ConfigError, RollupError, UsageError
+from rollup_engine.ports import Reader, Record
 from rollup_engine.route.router import EVENT, REJECTED, Router, RouteState
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime import sql
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.runtime.memory import MemoryRecord
-from rollup_engine.runtime.postgres import Connection, at_time
-from rollup_engine.topology import replays, replays_topic, source_name, split_source
+from rollup_engine.runtime.postgres import Connection, some_time
+from rollup_engine.topology import record_at, replays, replays_topic, source_name, split_source
 
 BATCH = 200  # letters under one lock and in memory, with up to 512 KiB of each one's event
 SENTENCES_MAX = 20
@@ -277,19 +276,16 @@ class _Originals:
             self._readers[source] = await self._log.reader(topic, partition, offset)
         reader = self._readers[source]
         reader.seek(offset)
-        found = await reader.read(1, 5_000)
-        if not found and reader.position <= offset:
-            raise BrokerUnavailable(f"Kafka did not show the record at offset {offset} of {source} within 5 s.")
-        value = found[0].value or b"" if found and found[0].offset == offset else None
-        return value if value is not None and _is_of(letter, found[0].timestamp, value) else None
+        found = await record_at(reader, source, offset)
+        return found.value or b"" if found is not None and _is_of(letter, found) else None
 
     async def close(self) -> None:
         for reader in self._readers.values():
             await reader.close()
 
 
-def _is_of(letter: Letter, timestamp_ms: int, value: bytes) -> bool:
+def _is_of(letter: Letter, record: Record) -> bool:
     """Whether a record is the one that the letter is about: an offset says nothing once a topic was made again."""
     known = letter["original_sha256"]
-    same_time = letter["recorded_at"] == at_time(min(max(timestamp_ms, FIRST_MS), LAST_MS))  # as it was written
-    return same_time and known in (None, hashlib.sha256(value).hexdigest())
+    same_time = letter["recorded_at"] == some_time(record.timestamp)  # as it was written
+    return same_time and known in (None, hashlib.sha256(record.value or b"").hexdigest())

@@ -83,11 +83,9 @@ async def declare(connection: Connection, app_id: str, config: Config, before: C
 
     Raises `ConfigError` for what cannot be changed in place.
     """
-    query = sql.queries("registry")
     went_on = {rollup.table for rollup in before.rollups} if before is not None else set()
     for event in config.events:
         for rollup in event.rollups:
-            since = await _complete_from(connection, app_id, event, rollup.window_ms)
             owner = await connection.fetchrow(
                 "SELECT app_id, window_ms FROM rollup_engine.rollups WHERE table_name = $1", rollup.table
             )
@@ -100,13 +98,14 @@ async def declare(connection: Connection, app_id: str, config: Config, before: C
                     rollup.name,
                     event.event,
                     rollup.window_ms,
-                    since,
+                    await _complete_from(connection, app_id, event, rollup.window_ms),
                 )
                 await connection.execute(sql.template("table", table=rollup.table))
             else:
                 _check_owner(rollup, app_id, owner)
                 if before is not None and rollup.table not in went_on:
-                    await connection.execute(query["incomplete_before"], rollup.table, since)
+                    since = await _complete_from(connection, app_id, event, rollup.window_ms)
+                    await connection.execute(sql.queries("registry")["incomplete_before"], rollup.table, since)
             await _declare_columns(connection, rollup)
 
 

@@ -5,11 +5,12 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -22,6 +23,8 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 from rollup_engine.runtime.embedded import Database, start_broker, start_database
 from tests import apache_kafka
 from tests.acceptance.cli import until
+
+Answer = TypeVar("Answer")
 
 APACHE, EMBEDDED = "apache", "embedded"
 
@@ -120,7 +123,7 @@ class Kafka:
 
         until(f"{', '.join(groups)} are deleted", lambda: asyncio.run(self._administer(run)))
 
-    async def _administer(self, action):  # type: ignore[no-untyped-def]  # any answer
+    async def _administer(self, action: Callable[[AIOKafkaAdminClient], Awaitable[Answer]]) -> Answer:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -44,7 +44,7 @@ def offsets_beyond_the_end(bed: Bed) -> Outcome:
     return _with_other_offsets(bed, lambda: asyncio.run(_commit_beyond(bed)))
 
 
-def _with_other_offsets(bed: Bed, change) -> Outcome:  # type: ignore[no-untyped-def]  # a callable without arguments
+def _with_other_offsets(bed: Bed, change: Callable[[], object]) -> Outcome:
     events = bed.traffic()
     half = len(events) // 2
     workers = bed.start("route", "work")

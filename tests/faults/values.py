@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
@@ -15,6 +15,19 @@ from tests.faults.harness_load import Sendable
 from tests.faults.harness_recount import Difference
 
 # ids
+
+
+def book_over_a_kill(bed: Bed, events: Sequence[Sendable], over: float) -> None:
+    """All of them in the books, with work killed in the middle of the load."""
+    bed.start("route", "work")
+    load = bed.load(events=events, over=over)
+    load.reaches(0.5)
+    work = bed.running[-1]
+    work.kill()
+    bed.restart(work, wait=False)
+    bed.recovering()
+    load.done()
+    bed.until_booked(len(events))
 
 
 @fault("ids: one id on two raw partitions, with another payload, with another customer", embedded=True)
@@ -34,15 +47,7 @@ def ids_again(bed: Bed) -> Outcome:
         copies += [(to, first), (other, second)]
         if n % 3 == 0:
             copies.append((to, second))
-    bed.start("route", "work")
-    load = bed.load(events=copies, over=6)
-    load.reaches(0.5)
-    work = bed.running[-1]
-    work.kill()
-    bed.restart(work, wait=False)
-    bed.recovering()
-    load.done()
-    bed.until_booked(len(copies))
+    book_over_a_kill(bed, copies, over=6)
     partitions = asyncio.run(recounts.read_topic(bed.kafka.servers, bed.topic))
     conflicts = set(asyncio.run(recounts.letters_of(bed.database_url, bed.app_id)))
     assert set(reasons(bed)) == {"conflict"}
@@ -124,15 +129,7 @@ def numbers(bed: Bed) -> Outcome:
     sent += [("negative", number) for number in NEGATIVES] * rounds
     sent += [("refused", number) for number in REFUSED] * rounds
     events = spread(amount(f"number-{n}", *one) for n, one in enumerate(sent))
-    bed.start("route", "work")
-    load = bed.load(events=events, over=5)
-    load.reaches(0.5)
-    work = bed.running[-1]
-    work.kill()
-    bed.restart(work, wait=False)
-    bed.recovering()
-    load.done()
-    bed.until_booked(len(events))
+    book_over_a_kill(bed, events, over=5)
     by_customer: dict[str, list[Fraction]] = {}
     for customer, number in sent:
         if customer != "refused":

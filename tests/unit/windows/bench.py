@@ -1,5 +1,7 @@
 """One deltas partition of a rollup, with everything around it in memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -65,6 +67,21 @@ class Bench:
         self.log, self.sink, self.clock = MemoryLog(), MemorySink(), ManualClock()
         self.partition: RollupPartition
         self.read_to = 0
+
+    @contextmanager
+    def answers_lost(self) -> Iterator[None]:
+        """In the block an advance takes place, and its caller never hears of it."""
+        advance = self.sink.advance
+
+        async def lost_answer(*args: Any) -> Any:
+            await advance(*args)
+            raise ConnectionError
+
+        self.sink.advance = lost_answer  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            self.sink.advance = advance  # type: ignore[method-assign]
 
     async def start(self, generation: int = 1) -> int:
         await self.log.create(DELTAS, 1, {})

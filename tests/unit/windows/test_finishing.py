@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -119,16 +120,8 @@ async def test_a_crash_between_two_parts_goes_on_behind_the_first(bench: Bench, 
 
 async def test_a_part_whose_answer_is_lost_is_not_written_twice(bench: Bench, one_by_one: None) -> None:
     bench.upstream(1_000 + GRACE_MS)
-    advance = bench.sink.advance
-
-    async def lost_answer(*args: Any) -> Any:
-        await advance(*args)
-        raise ConnectionError
-
-    bench.sink.advance = lost_answer  # type: ignore[method-assign,assignment]
-    with pytest.raises(ConnectionError):
+    with bench.answers_lost(), pytest.raises(ConnectionError):
         await bench.emit()
-    bench.sink.advance = advance  # type: ignore[method-assign]
     await bench.start()
     for _ in range(3):
         await bench.partition.tick()
@@ -237,19 +230,8 @@ async def _any_order(steps: list[tuple[str, Any, Any]]) -> None:
 
 async def _lose_an_answer(bench: Bench) -> None:
     """The next advance takes place; the session ends nevertheless."""
-    advance = bench.sink.advance
-
-    async def lost(*args: Any) -> Any:
-        await advance(*args)
-        raise ConnectionError
-
-    bench.sink.advance = lost  # type: ignore[method-assign,assignment]
-    try:
+    with bench.answers_lost(), suppress(ConnectionError):
         await bench.emit()
-    except ConnectionError:
-        pass
-    finally:
-        bench.sink.advance = advance  # type: ignore[method-assign]
     await bench.start()
     await bench.take()
 
