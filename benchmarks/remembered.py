@@ -44,7 +44,7 @@ def _ingest(path: Path, ids: int, salt: int, value: bytes) -> None:
         for number in range(first, min(first + _FILE_IDS, ids)):
             writer[(number * step + salt + 1).to_bytes(KEY_BYTES, "big")] = value
         writer.finish()
-    database = Rdict(str(path), _options())
+    database = Rdict(str(path), _options(), column_families={"default": _options()})
     database.ingest_external_file(files)
     database.close()
     shutil.rmtree(parts)

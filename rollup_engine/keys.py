@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import polars as pl
 import polars_hash as plh
 
-VERSION = "1"  # of every key here; a change makes other keys out of the same data
+VERSION = "1"  # of the keys of tuples and partials; a change makes other keys out of the same data
+ID_VERSION = "2"  # of the keys of ids and the hashes of payloads
 FIELDS_MASK = 0xFFFF  # of a payload hash: names the fields that were mapped; the rest hashes their values
 
 
@@ -25,16 +26,28 @@ def _hash128(text: pl.Expr) -> pl.Expr:
 
 def id_hash(event: str, id_column: pl.Expr) -> pl.Expr:
     """UInt128 key of an event id within its event type."""
-    return _hash128(pl.concat_str(pl.lit(f"{VERSION}i{len(event.encode())}:{event}"), _prefixed(id_column)))
+    return _hash128(pl.lit(f"{ID_VERSION}i{len(event.encode())}:{event}") + id_column)
 
 
-def payload_hash(fields: Sequence[str], parts: Sequence[pl.Expr]) -> pl.Expr:
+def payload_hash(fields: Sequence[str], parts: Sequence[pl.Series | None]) -> pl.Series:
     """UInt64 hash of an event's mapped values, with the `fields` they come from in its last bits: under another YAML
-    other fields are mapped, and their values say nothing about these. `parts` are text columns in a fixed order."""
+    other fields are mapped, and their values say nothing about these. `parts` are text columns in a fixed order, None
+    for one that is null throughout. Hashed are the numbers of those that are null, and the texts; U+0000, which no
+    text may hold, parts them: lengths before them would take four times as long."""
     prefixed = b"".join(b"%d:%s" % (len(field.encode()), field.encode()) for field in fields)
     named = int.from_bytes(hashlib.sha256(prefixed).digest()[:8], "big") & FIELDS_MASK
-    values = plh.concat_str(pl.lit(f"{VERSION}p"), *map(_prefixed, parts)).nchash.xxh3_64()
-    return values - values % (FIELDS_MASK + 1) + pl.lit(named, dtype=pl.UInt64)
+    present = [part.rename(str(number)) for number, part in enumerate(parts) if part is not None]
+    nulls, texts = pl.lit(f"{ID_VERSION}p"), []
+    for number, part in enumerate(parts):
+        column = pl.col(str(number))
+        if part is None:
+            nulls += pl.lit(f"{number},")
+        elif part.null_count():
+            nulls += pl.when(column.is_null()).then(pl.lit(f"{number},")).otherwise(pl.lit(""))
+        texts.append(pl.lit("") if part is None else column.fill_null(""))
+    values = plh.concat_str(nulls, *texts, separator="\0").nchash.xxh3_64()
+    hashed = values - values % (FIELDS_MASK + 1) + pl.lit(named, dtype=pl.UInt64)
+    return pl.DataFrame(present).select(hashed.alias("payload")).to_series()
 
 
 def tuple_key(columns: Sequence[str]) -> pl.Expr:

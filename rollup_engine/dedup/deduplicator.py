@@ -5,7 +5,7 @@ of rule 2. A record's rows are cut by the marks first; rows that are cut still r
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -21,7 +21,7 @@ from rollup_engine.dedup.verdicts import (
     INVALID,
     LATE,
     UNMATCHED,
-    id_keys,
+    Lookup,
     judge_frame,
 )
 from rollup_engine.exchange import NO_CLOCK_MS, Marks, Packed
@@ -29,8 +29,6 @@ from rollup_engine.progress import Books, Writes
 from rollup_engine.route.router import EVENT, REJECTED
 from rollup_engine.route.router import UNMATCHED as UNMATCHED_TABLE
 from rollup_engine.windows import aggregates
-
-Lookup = Callable[[list[bytes]], list[bytes | None]]
 
 
 class DedupState(msgspec.Struct, frozen=True):
@@ -143,15 +141,13 @@ def remember(records: Sequence[Packed], config: Config, lookup: Lookup) -> Mappi
         frames = [packed.tables[EVENT + event.event] for packed in records if EVENT + event.event in packed.tables]
         if frames:
             rows = pl.concat(frames, how="diagonal")
-            found_keys = id_keys(rows)
-            puts.update(judge_frame(rows, found_keys, lookup(found_keys), event.horizon_ms).puts)
+            puts.update(judge_frame(rows, lookup, event.horizon_ms).puts)
     return puts
 
 
 def _judge(event: EventType, rows: pl.DataFrame, lookup: Lookup) -> tuple[pl.DataFrame, Mapping[bytes, bytes]]:
     """Rows that the marks let through, with their `verdict`; and what to remember of all."""
-    found_keys = id_keys(rows)
-    judged = judge_frame(rows, found_keys, lookup(found_keys), event.horizon_ms)
+    judged = judge_frame(rows, lookup, event.horizon_ms)
     rows = rows.with_columns(judged.verdicts.alias("verdict"))
     return rows if rows["taken"].all() else rows.filter("taken"), judged.puts
 

@@ -10,12 +10,17 @@ This module is pure: no clock, no store.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from rollup_engine.keys import FIELDS_MASK
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
     "counted",
@@ -29,6 +34,7 @@ FUTURE = "future"  # booked as invalid
 RUNS_MAX = 64  # beyond it the oldest run goes: still a repeat, perhaps told as conflicting instead of duplicate
 
 Runs = tuple[tuple[int, int], ...]
+Lookup = Callable[[list[bytes]], list[bytes | None]]
 _RUN = struct.Struct(">Qq")
 KEY_BYTES = 16
 
@@ -82,38 +88,52 @@ class Judged:
     puts: Mapping[bytes, bytes]
 
 
-def id_keys(frame: pl.DataFrame) -> list[bytes]:
-    """The store's keys of a frame's rows."""
-    return [number.to_bytes(KEY_BYTES, "big") for number in frame["id_hash"].to_list()]
+def id_keys(frame: pl.DataFrame) -> "NDArray[np.void]":
+    """The store's keys of a frame's rows: `id_hash`, the greatest byte first."""
+    halves = frame.select(
+        (pl.col("id_hash") // (1 << 64)).cast(pl.UInt64).alias("high"),
+        (pl.col("id_hash") % (1 << 64)).cast(pl.UInt64).alias("low"),
+    )
+    return _paired(halves["high"].to_numpy(), halves["low"].to_numpy())
 
 
-def judge_frame(frame: pl.DataFrame, keys: list[bytes], found: list[bytes | None], horizon_ms: int) -> Judged:
+def _paired(first: "NDArray[Any]", second: "NDArray[Any]") -> "NDArray[np.void]":
+    """16 bytes of two 64-bit numbers each, as `_RUN` packs them: a column's worth of bytes objects by `tolist()`."""
+    pairs = np.empty((len(first), 2), dtype=">u8")
+    pairs[:, 0], pairs[:, 1] = first, second.view(np.uint64)
+    return pairs.view(f"V{KEY_BYTES}").ravel()
+
+
+def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     """Judges rows in log order, all of one event type: columns id_hash, payload, clock_ms, future, late.
 
-    `found` is what the store holds per row, from before the frame. Rows whose id is new and stands once in the frame
-    are judged as columns; the others one by one, in order.
+    They are worked off by id: verdicts on one id know nothing of others, and the store answers and takes in keys in
+    order for less. Rows whose id is new and stands once in the frame are judged as columns; the others one by one.
     """
-    plain = ~frame["id_hash"].is_duplicated() & pl.Series([value is None for value in found], dtype=pl.Boolean)
-    verdicts = frame.select(
+    rows = frame.select("id_hash", "payload", "clock_ms", "future", "late").with_row_index("row")
+    rows = rows.sort("id_hash", maintain_order=True)
+    keys = id_keys(rows)
+    found = lookup(keys.tolist())
+    plain = ~rows["id_hash"].is_duplicated()
+    if found.count(None) < len(found):
+        plain &= pl.Series([value is None for value in found], dtype=pl.Boolean)
+    verdicts = rows.select(
         pl.when("future").then(pl.lit(FUTURE)).when("late").then(pl.lit(LATE)).otherwise(pl.lit(COUNTED))
     ).to_series()
-    remembered = plain & (verdicts == COUNTED)
-    payloads, times = frame["payload"].to_list(), frame["clock_ms"].to_list()
-    pack = _RUN.pack
-    if remembered.all():
-        return Judged(verdicts, dict(zip(keys, map(pack, payloads, times), strict=True)))
-    puts = {keys[row]: pack(payloads[row], times[row]) for row in remembered.arg_true().to_list()}
-    runs: dict[bytes, Runs] = {}
-    rows = (~plain).arg_true().to_list()
-    futures, lates = frame["future"], frame["late"]
-    changed: list[str] = []
-    for row in rows:
-        key = keys[row]
-        before = runs.get(key)
-        if before is None:
-            value = found[row]
-            before = decode(value) if value is not None else ()
-        verdict, runs[key] = judge(before, payloads[row], times[row], horizon_ms, future=futures[row], late=lates[row])
-        changed.append(verdict)
-    puts.update((key, encode(after)) for key, after in runs.items() if after)
-    return Judged(verdicts.scatter(rows, changed) if rows else verdicts, puts)
+    new = (plain & (verdicts == COUNTED)).to_numpy()
+    values = _paired(rows["payload"].to_numpy(), rows["clock_ms"].to_numpy())
+    puts: dict[bytes, bytes] = dict(zip(keys[new].tolist(), values[new].tolist(), strict=True))
+    others = (~plain).arg_true()
+    if others.len():
+        runs: dict[bytes, Runs] = {}
+        changed: list[str] = []
+        copies = rows[others].select("payload", "clock_ms", "future", "late").iter_rows()
+        for row, (payload, at_ms, future, late) in zip(others.to_list(), copies, strict=True):
+            key, value = keys[row].tobytes(), found[row]
+            before = runs[key] if key in runs else decode(value) if value is not None else ()
+            verdict, runs[key] = judge(before, payload, at_ms, horizon_ms, future=future, late=late)
+            changed.append(verdict)
+        puts.update((key, encode(after)) for key, after in runs.items() if after)
+        verdicts = verdicts.scatter(others, changed)
+    in_log_order = pl.DataFrame([rows["row"], verdicts.alias("verdict")]).sort("row")
+    return Judged(in_log_order["verdict"], puts)

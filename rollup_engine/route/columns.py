@@ -51,8 +51,8 @@ class EventColumns:
         """Whether the event type's `match` takes this record."""
         return all(_text_of(get(decoded)) == value for get, value in self._matches)
 
-    def frame(self, decoded: Sequence[Any], offsets: Sequence[int]) -> tuple[pl.DataFrame, dict[int, Undecodable]]:
-        """Columns of the good rows, and {row: why} of the others."""
+    def frame(self, decoded: Sequence[Any], records: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, Undecodable]]:
+        """Columns of the good rows, after those of their `records`; and {row: why} of the others."""
         bad: dict[int, Undecodable] = {}
         event = self.event
         ids = _text(_values(self._get[event.id_path], decoded), event.id_path, "id", bad, required=True)
@@ -63,7 +63,7 @@ class EventColumns:
         for row, why in wrong.items():
             bad.setdefault(row, Undecodable("invalid_timestamp", f"timestamp {event.timestamp.path!r}: {why}"))
         columns = [
-            pl.Series("offset", offsets, dtype=pl.Int64),
+            *records,
             ids.alias("id"),
             times.alias("timestamp_ms"),
             customers.alias("customer"),
@@ -91,14 +91,14 @@ class EventColumns:
                 bad.setdefault(row, why)
 
     def _hashed(self, frame: pl.DataFrame) -> pl.DataFrame:
-        present = set(frame.columns)
+        def text(name: str) -> pl.Series | None:
+            return frame[name].cast(pl.String) if name in frame.columns else None
 
-        def text(name: str) -> pl.Expr:
-            return pl.col(name).cast(pl.String) if name in present else pl.lit(None, dtype=pl.String)
-
-        def part(name: str) -> pl.Expr:
+        def part(name: str) -> pl.Series | None:
             # zero hashes as absent: whether a batch carries the column at all depends on its other rows
-            return pl.when(pl.col(name) != 0).then(text(name)) if name in present else text(name)
+            if name not in frame.columns:
+                return None
+            return frame.select(pl.when(pl.col(name) != 0).then(pl.col(name).cast(pl.String))).to_series()
 
         mapped = [text(name) for name in ("timestamp_ms", "customer", *(f"t.{path}" for path in self._text_paths))]
         for path in self._scales:
@@ -118,7 +118,7 @@ def _below(name: str, minimum: Decimal, present: Sequence[str]) -> pl.Expr:
 
 
 def _values(get: Callable[[Any], object], decoded: Sequence[Any]) -> list[object]:
-    return [get(record) for record in decoded]
+    return list(map(get, decoded))
 
 
 def _text(
@@ -129,13 +129,14 @@ def _text(
     if not set(map(type, values)) <= {str, type(None)}:
         values = [_converted(value, row, path, what, bad, required) for row, value in enumerate(values)]
     text = pl.Series(values, dtype=pl.String)
-    if required:
-        for row in (text.is_null() | (text == "").fill_null(False)).arg_true():
+    sizes = text.str.len_bytes()
+    if required and (text.null_count() or sizes.min() == 0):
+        for row in (sizes.fill_null(0) == 0).arg_true():
             state = "missing" if text[row] is None else "empty"
             bad.setdefault(row, Undecodable(f"missing_{code}", f"the {what} ({path!r}) is {state}"))
     for row in text.str.contains("\x00", literal=True).fill_null(False).arg_true():
         bad.setdefault(row, Undecodable(f"invalid_{code}", f"the {what} ({path!r}) holds the character U+0000"))
-    for row in (text.str.len_bytes() > TEXT_BYTES_MAX).fill_null(False).arg_true():
+    for row in (sizes > TEXT_BYTES_MAX).fill_null(False).arg_true():
         why = f"the {what} ({path!r}) is longer than {TEXT_BYTES_MAX:,} bytes"
         bad.setdefault(row, Undecodable(f"invalid_{code}", why))
     return text

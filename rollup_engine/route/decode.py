@@ -78,7 +78,7 @@ class Decoder:
             nested = child.children and not child.leaf
             fields.append((f"f{index}", (self._struct(child) | None) if nested else Any, None))
         rename = {f"f{index}": name for index, name in enumerate(names)}
-        made = msgspec.defstruct("Mapped", fields, rename=rename if self._typed else None)
+        made = msgspec.defstruct("Mapped", fields, rename=rename if self._typed else None, gc=False)
         self._types[id(node)] = made
         return made
 

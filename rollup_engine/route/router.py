@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from rollup_engine import keys
@@ -97,7 +98,8 @@ class Router:
             rejected = [self._rejected(records[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)]
         received = Counter(state.received)
         received[self._whose] += len(rejected)
-        unclaimed = set(good)  # by any event type yet: the first to take a record books it as primary
+        unclaimed = np.zeros(len(records), dtype=np.bool_)  # by any event type yet: the first to take one is primary
+        unclaimed[good] = True
         watermarks = dict(state.watermarks)
         for columns in self._events:
             rows = good if columns.takes_all else [row for row in good if columns.matches(decoded[row])]
@@ -105,20 +107,25 @@ class Router:
                 continue
             name = columns.event.event
             received[name] += len(rows)
-            frame, bad = columns.frame([decoded[row] for row in rows], [records[row].offset for row in rows])
-            rejected += [self._rejected(records[rows[i]], name, rows[i] in unclaimed, why) for i, why in bad.items()]
-            is_first = pl.Series([row in unclaimed for i, row in enumerate(rows) if i not in bad], dtype=pl.Boolean)
-            unclaimed.difference_update(rows)
-            frame = frame.with_columns(is_first.alias("primary"))
-            frame, watermarks[name] = self._timed(frame, columns.event, times, watermarks.get(name), now_ms)
+            everything = len(rows) == len(records)
+            frame, bad = columns.frame(
+                decoded if everything else [decoded[row] for row in rows], times if everything else times[rows]
+            )
+            rejected += [
+                self._rejected(records[rows[i]], name, bool(unclaimed[rows[i]]), why) for i, why in bad.items()
+            ]
+            kept = [row for i, row in enumerate(rows) if i not in bad] if bad else rows
+            frame = frame.with_columns(pl.Series("primary", unclaimed[kept]))
+            unclaimed[rows] = False
+            frame, watermarks[name] = self._timed(frame, columns.event, watermarks.get(name), now_ms)
             frame = self._with_originals(frame, records)
             self._spread(tables, EVENT + name, frame, keys.partition_of("id_hash", self._partitions))
         by_offset = (pl.col("offset") % self._partitions).cast(pl.UInt32)
         if rejected:
             frame = pl.DataFrame(rejected, schema=_REJECTED_SCHEMA, orient="row").sort("offset", maintain_order=True)
             self._spread(tables, REJECTED, frame, by_offset)
-        if unclaimed:
-            unmatched = times[sorted(unclaimed)].select("offset", pl.lit(self._whose).alias("event"))
+        if unclaimed.any():
+            unmatched = times.filter(unclaimed).select("offset", pl.lit(self._whose).alias("event"))
             self._spread(tables, UNMATCHED, unmatched, by_offset)
         last = records[-1]
         after = msgspec.structs.replace(
@@ -134,10 +141,8 @@ class Router:
         return Routed(after, tables)
 
     @staticmethod
-    def _timed(
-        frame: pl.DataFrame, event: EventType, times: pl.DataFrame, watermark: int | None, now_ms: int
-    ) -> tuple[pl.DataFrame, int]:
-        """Adds clock_ms, future, watermark_ms and late; returns the watermark after the frame."""
+    def _timed(frame: pl.DataFrame, event: EventType, watermark: int | None, now_ms: int) -> tuple[pl.DataFrame, int]:
+        """Adds future, watermark_ms and late; returns the watermark after the frame."""
         before = NO_WATERMARK_MS if watermark is None else watermark
         late = (
             pl.lit(False)
@@ -145,8 +150,7 @@ class Router:
             else pl.col("watermark_ms") - event.grace_ms > pl.col("timestamp_ms")
         )
         timed = (
-            frame.join(times, on="offset", how="left", maintain_order="left")
-            .with_columns(
+            frame.with_columns(
                 (pl.col("timestamp_ms") > pl.min_horizontal("record_ms", pl.lit(now_ms)) + event.max_future_ms).alias(
                     "future"
                 )

@@ -17,6 +17,7 @@ _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))", re.ASCII
 )
 _ZULU = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$"  # what nearly all producers write
+_FRACTIONS = {20: "", 24: ".%3f", 27: ".%6f", 30: ".%9f"}  # by length: a fixed one is parsed in a quarter of the time
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS_PER_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # ms = value * a // b
 _INT64_MAX = (1 << 63) - 1
@@ -98,7 +99,9 @@ def _fast(values: Sequence[object], timestamp: Timestamp) -> pl.Series | None:
     types = set(map(type, values))
     if timestamp.unit is None and types == {str}:
         text = pl.Series(values, dtype=pl.String)
-        at = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", strict=False, time_unit="us", time_zone="UTC")
+        at = text.str.to_datetime(
+            f"%Y-%m-%dT%H:%M:%S{_FRACTIONS.get(len(text[0]), '%.f')}Z", strict=False, time_unit="us", time_zone="UTC"
+        )
         milliseconds = at.dt.timestamp("us") // 1000
         in_range = text.str.contains(_ZULU) & (milliseconds >= FIRST_MS) & (text.str.slice(17, 2) != "60")
         return milliseconds.to_frame().select(pl.when(in_range).then(pl.first()))[:, 0]

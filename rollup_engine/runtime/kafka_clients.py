@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.helpers import create_ssl_context
 
 from rollup_engine.config.settings import Settings
@@ -106,6 +107,13 @@ async def stop_clients(*clients: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     for task in done:
         if not task.cancelled() and task.exception() is not None:
             log.debug("a Kafka client did not stop cleanly", error=repr(task.exception()))
+
+
+def hand_out_records_as_read() -> None:
+    """Spare aiokafka's consumers of this process a `ConsumerRecord` per record: what they read it from has offset,
+    timestamp and value, and is all that `ports.Record` asks for. A hook into a private method: it halves the cost of
+    fetching."""
+    PartitionRecords._consumer_record = lambda self, partition, record: record
 
 
 def consumer_options(cluster: Cluster) -> dict[str, Any]:

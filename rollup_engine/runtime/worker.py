@@ -5,6 +5,7 @@ pass events one by one. No offset of Faust's is trusted, and none of its Kafka p
 """
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,6 +29,7 @@ from rollup_engine.route.stage import RoutePartition
 from rollup_engine.runtime import schema
 from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
+from rollup_engine.runtime.kafka_clients import hand_out_records_as_read
 from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.service import StageService
@@ -37,6 +39,7 @@ from rollup_engine.windows.stage import RollupPartition
 
 log = structlog.get_logger(__name__)
 JOIN_SECONDS = 15.0
+_OBJECTS_PER_COLLECTION = 200_000  # Python's own 700 look at a batch's objects, none of them in a cycle, time and again
 
 
 class _Boot(BootStrategy):
@@ -54,6 +57,9 @@ async def run(
 ) -> None:
     """Run `route` or `work` until SIGTERM or SIGINT; returns after a clean stop. Raises what made it fail."""
     stop = Stop()
+    hand_out_records_as_read()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
     try:
         async with (
             schema.connected(database, connections_max=12) as pool,

@@ -243,3 +243,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     store = RocksIds(tmp_path)
     assert (store.position, store.get([b"k" * 16])) == (position, [b"v" * 16 if logged else None])
     store.close()
+
+
+def test_a_store_opened_again_keeps_its_filters(tmp_path: Path) -> None:
+    """Without the options given once more for the column family, RocksDB reads a block per id that it does not hold."""
+    for _ in range(2):
+        RocksIds(tmp_path).close()
+        options = max((tmp_path / "0").glob("OPTIONS-*")).read_text()
+        assert "filter_policy=bloomfilter" in options
+        assert "  cache_index_and_filter_blocks=false" in options

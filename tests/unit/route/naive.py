@@ -148,10 +148,12 @@ def row_of(event: EventType, found: Object) -> Row:
         value = lookup(found, aggregate.path)
         if value is not None and aggregate.minimum is not None and exact(value, 18) < aggregate.minimum:
             raise Rejected("below_minimum")
-    row["id_hash"] = xxhash.xxh3_128_intdigest(b"1i" + prefixed([event.event, row["id"]]))
+    row["id_hash"] = xxhash.xxh3_128_intdigest(b"2i" + prefixed([event.event]) + str(row["id"]).encode())
     fields = [f"{event.timestamp.path}:{event.timestamp.unit}", event.customer_path, *groups(event), "", *scales(event)]
     named = hashlib.sha256(b"".join(b"%d:%s" % (len(name.encode()), name.encode()) for name in fields)).digest()[6:8]
-    row["payload"] = xxhash.xxh3_64_intdigest(b"1p" + prefixed(payload)) >> 16 << 16 | int.from_bytes(named, "big")
+    nulls = "".join(f"{number}," for number, value in enumerate(payload) if value is None)
+    hashed = "\0".join([f"2p{nulls}", *("" if value is None else str(value) for value in payload)]).encode()
+    row["payload"] = xxhash.xxh3_64_intdigest(hashed) >> 16 << 16 | int.from_bytes(named, "big")
     return row
 
 
