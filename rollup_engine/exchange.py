@@ -22,7 +22,7 @@ from rollup_engine.ports import Log
 
 VERSION = 1
 RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
-RECORD_ROWS_MAX = 5_000  # what one record comes to in the next stage cannot be cut: it must fit a record there too
+RECORD_ROWS_MAX = 8_000  # what one record comes to in the next stage cannot be cut: it must fit a record there too
 HOLE_MS_MAX = 60_000
 NO_CLOCK_MS = -1
 WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory

@@ -92,14 +92,14 @@ class Router:
         tables: dict[int, Tables] = {}
         good: Sequence[int] = range(len(records))
         rejected: list[tuple[object, ...]] = []
+        unclaimed = np.ones(len(records), dtype=np.bool_)  # by any event type yet: the first to take one is primary
         if any(type(one) is Undecodable for one in decoded):
             good = [row for row, one in enumerate(decoded) if type(one) is not Undecodable]
             bad_rows = set(range(len(records))).difference(good)
             rejected = [self._rejected(records[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)]
+            unclaimed[list(bad_rows)] = False
         received = Counter(state.received)
         received[self._whose] += len(rejected)
-        unclaimed = np.zeros(len(records), dtype=np.bool_)  # by any event type yet: the first to take one is primary
-        unclaimed[good] = True
         watermarks = dict(state.watermarks)
         for columns in self._events:
             rows = good if columns.takes_all else [row for row in good if columns.matches(decoded[row])]
@@ -107,16 +107,14 @@ class Router:
                 continue
             name = columns.event.event
             received[name] += len(rows)
-            everything = len(rows) == len(records)
-            frame, bad = columns.frame(
-                decoded if everything else [decoded[row] for row in rows], times if everything else times[rows]
-            )
+            every = len(rows) == len(records)
+            at: Any = slice(None) if every else rows
+            frame, bad = columns.frame(decoded if every else [decoded[row] for row in rows], times[at])
             rejected += [
                 self._rejected(records[rows[i]], name, bool(unclaimed[rows[i]]), why) for i, why in bad.items()
             ]
-            kept = [row for i, row in enumerate(rows) if i not in bad] if bad else rows
-            frame = frame.with_columns(pl.Series("primary", unclaimed[kept]))
-            unclaimed[rows] = False
+            frame = frame.with_columns(pl.Series("primary", np.delete(unclaimed[at], list(bad))))
+            unclaimed[at] = False
             frame, watermarks[name] = self._timed(frame, columns.event, watermarks.get(name), now_ms)
             frame = self._with_originals(frame, records)
             self._spread(tables, EVENT + name, frame, keys.partition_of("id_hash", self._partitions))
