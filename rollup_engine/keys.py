@@ -6,9 +6,14 @@ cryptographic: whoever may write raw events could construct a collision, and cou
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import polars_hash as plh
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION = "1"  # of the keys of tuples and partials; a change makes other keys out of the same data
 ID_VERSION = "2"  # of the keys of ids and the hashes of payloads
@@ -65,6 +70,22 @@ def idempotency_key(table: str) -> pl.Expr:
     """UInt128 key of one partial rollup: its table, window start, tuple and revision."""
     parts = [pl.col(name).cast(pl.String) for name in ("window_ms", "tuple_key", "revision")]
     return _hash128(pl.concat_str(pl.lit(f"{VERSION}k{len(table)}:{table}"), *map(_prefixed, parts)))
+
+
+def to_bytes(keys: pl.Series) -> "NDArray[np.void]":
+    """16 bytes of each UInt128, the greatest first; `tolist()` makes bytes objects of them."""
+    whole = pl.first()
+    halves = keys.to_frame().select(
+        (whole // (1 << 64)).cast(pl.UInt64).alias("high"), (whole % (1 << 64)).cast(pl.UInt64).alias("low")
+    )
+    return pairs(halves["high"].to_numpy(), halves["low"].to_numpy())
+
+
+def pairs(first: "NDArray[Any]", second: "NDArray[Any]") -> "NDArray[np.void]":
+    """16 bytes of two 64-bit integers each, the greatest byte of both first."""
+    made = np.empty((len(first), 2), dtype=">u8")
+    made[:, 0], made[:, 1] = first, second.view(np.uint64)
+    return made.view("V16").ravel()
 
 
 def partition_of(key: str, partitions: int) -> pl.Expr:

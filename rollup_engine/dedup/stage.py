@@ -40,7 +40,7 @@ class DedupPartition:
     """Implements `pipeline.StagePartition`."""
 
     stage = DEDUP
-    records_max = 32
+    records_max = 16
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ answered from it.
 
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,14 +107,12 @@ class RocksIds:
 
     def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
         batch = WriteBatch(raw_mode=True)
-        put = batch.put
-        for key, value in puts.items():
-            put(key, value)
+        deque(map(batch.put, puts.keys(), puts.values()), maxlen=0)
         oldest_ms = self._meta.oldest_ms
         if not oldest_ms and puts:
             oldest_ms = last_seen_ms(next(iter(puts.values())))
         meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
-        put(META, msgspec.msgpack.encode(meta))
+        batch.put(META, msgspec.msgpack.encode(meta))
         with self._intact():
             self._db.write(batch, self._writing)
         self._meta = meta

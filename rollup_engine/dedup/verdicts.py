@@ -12,15 +12,10 @@ This module is pure: no clock, no store.
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
-from rollup_engine.keys import FIELDS_MASK
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from rollup_engine.keys import FIELDS_MASK, pairs, to_bytes
 
 COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
     "counted",
@@ -88,22 +83,6 @@ class Judged:
     puts: Mapping[bytes, bytes]
 
 
-def id_keys(frame: pl.DataFrame) -> "NDArray[np.void]":
-    """The store's keys of a frame's rows: `id_hash`, the greatest byte first."""
-    halves = frame.select(
-        (pl.col("id_hash") // (1 << 64)).cast(pl.UInt64).alias("high"),
-        (pl.col("id_hash") % (1 << 64)).cast(pl.UInt64).alias("low"),
-    )
-    return _paired(halves["high"].to_numpy(), halves["low"].to_numpy())
-
-
-def _paired(first: "NDArray[Any]", second: "NDArray[Any]") -> "NDArray[np.void]":
-    """16 bytes of two 64-bit numbers each, as `_RUN` packs them: a column's worth of bytes objects by `tolist()`."""
-    pairs = np.empty((len(first), 2), dtype=">u8")
-    pairs[:, 0], pairs[:, 1] = first, second.view(np.uint64)
-    return pairs.view(f"V{KEY_BYTES}").ravel()
-
-
 def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     """Judges rows in log order, all of one event type: columns id_hash, payload, clock_ms, future, late.
 
@@ -112,7 +91,7 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     """
     rows = frame.select("id_hash", "payload", "clock_ms", "future", "late").with_row_index("row")
     rows = rows.sort("id_hash", maintain_order=True)
-    keys = id_keys(rows)
+    keys = to_bytes(rows["id_hash"])
     found = lookup(keys.tolist())
     plain = ~rows["id_hash"].is_duplicated()
     if found.count(None) < len(found):
@@ -121,7 +100,7 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
         pl.when("future").then(pl.lit(FUTURE)).when("late").then(pl.lit(LATE)).otherwise(pl.lit(COUNTED))
     ).to_series()
     new = (plain & (verdicts == COUNTED)).to_numpy()
-    values = _paired(rows["payload"].to_numpy(), rows["clock_ms"].to_numpy())
+    values = pairs(rows["payload"].to_numpy(), rows["clock_ms"].to_numpy())  # as `encode` has them
     puts: dict[bytes, bytes] = dict(zip(keys[new].tolist(), values[new].tolist(), strict=True))
     others = (~plain).arg_true()
     if others.len():

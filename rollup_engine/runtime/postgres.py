@@ -6,16 +6,17 @@ A fault of the data is raised. Never retried without knowing whether the transac
 
 import asyncio
 import json
-import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
+import numpy as np
 import polars as pl
 import structlog
+from asyncpg.pgproto.pgproto import UUID
 
-from rollup_engine import injection
+from rollup_engine import injection, keys
 from rollup_engine.emit.months import month_of
 from rollup_engine.errors import ClaimLost
 from rollup_engine.ports import Span
@@ -23,6 +24,9 @@ from rollup_engine.progress import KINDS, Claim, Partials, Position, Writes
 from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime import sql
 from rollup_engine.tables import Schema
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = structlog.get_logger(__name__)
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -170,8 +174,7 @@ class PostgresSink:
     async def _read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
         query = sql.fill(self._query["read_back"], table=schema.table, columns=_back_columns(schema))
         windows = [at_time(start_ms) for start_ms in wanted["window_ms"]]
-        keys = [uuid.UUID(int=key) for key in wanted["tuple_key"]]
-        rows = await self._pool.fetch(query, windows, keys)
+        rows = await self._pool.fetch(query, windows, list(map(UUID, keys.to_bytes(wanted["tuple_key"]).tolist())))
         return _back_frame([(at_ms(row[0]), row[1].int, *row[2:]) for row in rows], schema)
 
     async def not_final(
@@ -179,7 +182,13 @@ class PostgresSink:
     ) -> tuple[pl.DataFrame, Span | None]:
         names = {"table": schema.table, "columns": _back_columns(schema)}
         query = sql.fill(self._query["not_final"], **names, rows=str(partials_max))  # a limit that every plan knows
-        args = (at_time(span.from_ms), at_time(span.to_ms), uuid.UUID(int=span.to_key), partitions, partition)
+        args = (
+            at_time(span.from_ms),
+            at_time(span.to_ms),
+            UUID(span.to_key.to_bytes(16, "big")),
+            partitions,
+            partition,
+        )
         rows = await persist("not final", lambda: self._pool.fetch(query, *args))
         found = [(at_ms(row[1]), row[2].int, *row[3:]) for row in rows]
         mine = [series for row, series in zip(rows, found, strict=True) if row["WANTED"]]
@@ -203,16 +212,25 @@ async def _write_partials(connection: Connection, partials: Partials) -> None:
     frame = partials.frame
     names = [name for name in frame.columns if name not in ("window_ms", "tuple_key", "idempotency_key")]
     columns = ["timestamp", "tuple_key", "idempotency_key", *names]
-    plain: Iterable[tuple[Any, ...]] = frame.select("window_ms", "tuple_key", "idempotency_key", *names).iter_rows()
-    rows = ((at_time(r[0]), uuid.UUID(int=r[1]), _uuid8(r[2]), *r[3:]) for r in plain)
+    times = {start_ms: at_time(start_ms) for start_ms in frame["window_ms"].unique()}
+    records = zip(
+        map(times.__getitem__, frame["window_ms"].to_list()),
+        map(UUID, keys.to_bytes(frame["tuple_key"]).tolist()),
+        map(UUID, _version_8(keys.to_bytes(frame["idempotency_key"]))),
+        *(frame[name].to_list() for name in names),
+        strict=True,
+    )
     await connection.copy_records_to_table(
-        f"{partials.table}_aggregated", schema_name="rollups", records=rows, columns=columns, timeout=_COPY_SECONDS
+        f"{partials.table}_aggregated", schema_name="rollups", records=records, columns=columns, timeout=_COPY_SECONDS
     )
 
 
-def _uuid8(number: int) -> uuid.UUID:
-    """A UUID of version 8 (RFC 9562: by a scheme of one's own) from a 128-bit hash."""
-    return uuid.UUID(int=number & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62)
+def _version_8(hashes: "NDArray[np.void]") -> list[bytes]:
+    """UUIDs of version 8 (RFC 9562: by a scheme of one's own) from 128-bit hashes."""
+    octets = hashes.view(np.uint8).reshape(-1, 16)
+    octets[:, 6] = octets[:, 6] & 0x0F | 0x80
+    octets[:, 8] = octets[:, 8] & 0x3F | 0x80
+    return list(hashes.tolist())
 
 
 def at_time(ms: int) -> datetime:

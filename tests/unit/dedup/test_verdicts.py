@@ -20,12 +20,12 @@ from rollup_engine.dedup.verdicts import (
     Runs,
     decode,
     encode,
-    id_keys,
     judge,
     judge_frame,
     last_seen_ms,
     renewed,
 )
+from rollup_engine.keys import to_bytes
 
 REPEATS = (DUPLICATE, CONFLICTING)
 
@@ -212,7 +212,6 @@ def test_what_is_remembered_does_not_depend_on_the_batches(
 
 
 def test_keys_are_as_long_as_the_store_expects_and_keep_their_order() -> None:
-    frame = frame_of([Copy(number, 1, 0, False, False) for number in (3, 1, 2)])
-    keys = id_keys(frame).tolist()
+    keys = to_bytes(frame_of([Copy(number, 1, 0, False, False) for number in (3, 1, 2)])["id_hash"]).tolist()
     assert [len(key) for key in keys] == [KEY_BYTES] * 3
     assert [int.from_bytes(key, "big") >> 100 for key in keys] == [3, 1, 2]
