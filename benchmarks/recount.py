@@ -6,7 +6,7 @@ A benchmark that is fast and wrong is worth nothing, so every figure passes here
 import asyncpg
 
 from benchmarks.traffic import Totals
-from rollup_engine.runtime.postgres import at_ms
+from rollup_engine.runtime.database import at_ms
 
 EQUAL = "equal"
 

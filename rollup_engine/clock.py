@@ -5,6 +5,9 @@ from typing import Protocol
 
 from rollup_engine import injection
 
+FIRST_MS = -62_135_596_800_000  # 0001-01-01T00:00:00Z
+LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
+
 
 class Clock(Protocol):
     """Time for schedules and for the guard against future timestamps."""

@@ -3,13 +3,16 @@
 Adapters live in `runtime`; the same contract tests run over every implementation of `Log`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from __future__ import annotations
 
-import polars as pl
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rollup_engine.progress import Claim, Position, Writes
 from rollup_engine.tables import Schema
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Record(Protocol):

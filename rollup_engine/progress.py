@@ -5,10 +5,14 @@ that transaction is rolled back and the claim is given up. The order in every st
 acknowledged, advance in the sink with whatever belongs to it, and only then the local store.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 ROUTE, DEDUP, ROLLUP = "route", "dedup", "rollup"
 KINDS = ("counted", "duplicate", "conflicting", "late", "invalid", "unmatched")  # what the books count, per record
@@ -37,7 +41,7 @@ class Claim:
     def next_offset(self) -> int:
         return self.position.next_offset
 
-    def advanced(self, next_offset: int, state: Mapping[str, object]) -> "Claim":
+    def advanced(self, next_offset: int, state: Mapping[str, object]) -> Claim:
         """The claim as it stands after its advance was committed."""
         moved = replace(self.position, next_offset=next_offset, state=state, version=self.position.version + 1)
         return replace(self, position=moved)

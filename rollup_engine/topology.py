@@ -1,16 +1,21 @@
 """Where the stages' data flows: names of internal topics, their incarnations, and the YAML of each generation."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rollup_engine.config.model import Config, EventType
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted
-from rollup_engine.exchange import Packed
 from rollup_engine.ports import Log, Reader, Record
 from rollup_engine.tables import Schema
+
+if TYPE_CHECKING:
+    from rollup_engine.exchange import Packed
 
 INTERNAL_REMEDY = "Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again."
 RAW_REMEDY = "Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID."

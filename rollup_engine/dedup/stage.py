@@ -10,7 +10,7 @@ from the events topic, judging nothing, before the first record is judged.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import zip_longest
 
 import msgspec
 import polars as pl
@@ -33,6 +33,7 @@ from rollup_engine.topology import (
     split_source,
 )
 
+_BATCH_ROWS_MAX = 100_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -40,7 +41,7 @@ class DedupPartition:
     """Implements `pipeline.StagePartition`."""
 
     stage = DEDUP
-    records_max = 16
+    records_max = 32
 
     def __init__(
         self,
@@ -102,9 +103,8 @@ class DedupPartition:
         async for records in exchange.read_range(
             self._log, self._topic, self._partition, position, to, self.records_max
         ):
-            for generation, group in groupby(records, lambda one: one[1].generation):
-                batch = list(group)
-                config = await self._topology.config_of(generation)
+            for batch in _batches(records):
+                config = await self._topology.config_of(batch[0][1].generation)
                 position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
                 store.write(remember([packed for _, packed in batch], config, store.get), position, self._incarnation)
         if lacking:
@@ -147,10 +147,9 @@ class DedupPartition:
                 if split_source(packed.source)[0] in self._topology.config.topics:  # a raw partition that was added
                     self._raw |= {packed.source}
         ready, position = self._marks.admit(unpacked, position)
-        batches = [(g, list(batch)) for g, batch in groupby(ready, lambda one: one[1].generation)]
-        for number, (generation, batch) in enumerate(batches):
-            last = number == len(batches) - 1
-            await self._process(batch, generation, position if last else batches[number + 1][1][0][0])
+        batches = _batches(ready)
+        for batch, after in zip_longest(batches, batches[1:]):
+            await self._process(batch, batch[0][1].generation, position if after is None else after[0][0])
 
     async def _first_mark(self, source: str) -> int:
         """A mark begins at the sender's first position, which the sink holds before the first record is sent."""
@@ -220,3 +219,16 @@ class DedupPartition:
     def release(self) -> None:
         if self._store is not None:
             self._store.close()
+
+
+def _batches(records: Sequence[tuple[int, Packed]]) -> list[list[tuple[int, Packed]]]:
+    """Runs of (offset, record) of one generation, and of so many rows at most where a record alone has not more."""
+    batches: list[list[tuple[int, Packed]]] = []
+    rows = 0
+    for one in records:
+        rows += one[1].rows
+        if not batches or one[1].generation != batches[-1][-1][1].generation or rows > _BATCH_ROWS_MAX:
+            batches.append([])
+            rows = one[1].rows
+        batches[-1].append(one)
+    return batches

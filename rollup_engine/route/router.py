@@ -22,11 +22,11 @@ from rollup_engine.config.model import EventType
 from rollup_engine.ports import Record
 from rollup_engine.route.columns import EventColumns
 from rollup_engine.route.decode import Decoder, Undecodable
+from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
 
 ORIGINAL_BYTES_MAX = 512 * 1024
 ORIGINALS_BYTES_MAX = 3 * ORIGINAL_BYTES_MAX  # of one record, over all its event types: they travel in one record
 CLOCK_AHEAD_MS = 2 * 3_600_000  # of a record's time to ours: Kafka's default allows an hour, and ours may be wrong
-NO_WATERMARK_MS = -(1 << 62)
 REJECTED, UNMATCHED, EVENT = "rejected", "unmatched", "event:"  # tables of a packed record
 
 Tables = dict[str, pl.DataFrame]
@@ -42,20 +42,6 @@ _REJECTED_SCHEMA: dict[str, Any] = {
     "original_bytes": pl.Int64,
     "original_sha256": pl.String,
 }
-
-
-class RouteState(msgspec.Struct, frozen=True):
-    """What route keeps per raw partition, in the sink's row."""
-
-    watermarks: dict[str, int] = {}  # largest event time so far, per event type
-    clock_ms: int = 0  # running maximum of the records' own time
-    records: int = 0  # raw records routed so far
-    received: dict[str, int] = {}  # of them per event type (or `topic:<name>`): what the books must come to
-    last_offset: int = -1  # of the last record read, and its checksum: tells another life of the topic
-    last_crc: int = 0
-    quiet_ms: int = 0  # elapsed since its last record, told now and then while there is none to read
-    generation: int = 0  # of the YAML under which everything after the position was or will be sent
-    gaps: list[tuple[int, int]] = []  # [start, end): raw records lost before they were read, as an operator accepted
 
 
 @dataclass(frozen=True)

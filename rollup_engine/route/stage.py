@@ -17,7 +17,8 @@ from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import NO_CLOCK_MS, Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
-from rollup_engine.route.router import Routed, Router, RouteState, Tables
+from rollup_engine.route.router import Routed, Router, Tables
+from rollup_engine.route.state import RouteState
 from rollup_engine.route.takeover import half_sent_to
 from rollup_engine.topology import RAW_REMEDY, Topology, check_last, events_topic, replays, source_name
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.config.model import Timestamp
 from rollup_engine.numbers import BASE, NumberError, NumberText, describe, split
 
@@ -21,8 +22,6 @@ _FRACTIONS = {20: "", 24: ".%3f", 27: ".%6f", 30: ".%9f"}  # by length: a fixed 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS_PER_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # ms = value * a // b
 _INT64_MAX = (1 << 63) - 1
-FIRST_MS = -62_135_596_800_000  # 0001-01-01T00:00:00Z
-LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 
 
 class TimestampError(ValueError):

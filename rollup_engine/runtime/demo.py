@@ -34,7 +34,7 @@ from rollup_engine.errors import RollupError
 from rollup_engine.progress import KINDS
 from rollup_engine.runtime import up
 from rollup_engine.runtime.addresses import Addresses
-from rollup_engine.runtime.postgres import at_ms
+from rollup_engine.runtime.database import at_ms
 from rollup_engine.runtime.produce import produce
 from rollup_engine.runtime.screens import status_table, table
 from rollup_engine.runtime.status import Status, collect

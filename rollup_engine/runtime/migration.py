@@ -6,7 +6,7 @@ from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.runtime import schema
 from rollup_engine.runtime.addresses import pool_of
-from rollup_engine.runtime.postgres import lock_schema
+from rollup_engine.runtime.database import lock_schema
 
 
 async def migrate(settings: Settings, config: Config | None) -> Sequence[str]:

@@ -37,7 +37,7 @@ EVENT_BYTES = Constant(84, "bytes/event", "an event on the events topic, lz4", "
 DELTA_BYTES = Constant(30, "bytes/event", "an event on a deltas topic at worst, lz4", "a record of 2,500, packed")
 RECORD_BYTES = Constant(1_500, "bytes", "what a packed record adds to its rows", "a record of 1 delta, packed")
 ID_BYTES = Constant(34, "bytes/id", "a remembered id on disk", "benchmark footprint")
-FILTER_BYTES = Constant(1.25, "bytes/id", "filters of the id store", "its setting: 10 bits")
+FILTER_BYTES = Constant(1.5, "bytes/id", "filters and index of the id store", "its setting: 10 bits; a store of 100 M")
 ROW_BYTES = Constant(210, "bytes/row", "a partial rollup with its index entry", "added up from the columns; no WAL")
 GROUP_BYTES = Constant(300, "bytes/group", "a group in memory", "added up from the columns")
 PROCESS_BYTES = Constant(250e6, "bytes", "a process without its data", "assumed; benchmark footprint measures it")
@@ -137,7 +137,9 @@ def plan(load: Load) -> Plan:
     commits = flushes + batches + partitions * rollups / emit_s
     each = math.ceil(partitions / works)  # partitions of one work process, of the events topic and of each deltas topic
     held = min(load.groups / partitions, CACHE_ROWS_MAX + CHANGED_ROWS_MAX) * each * rollups
+    filters = ids / works * FILTER_BYTES.value
     memory = PROCESS_BYTES.value + STORE_CACHE_BYTES.value + each * STORE_BUFFER_BYTES.value + held * GROUP_BYTES.value
+    memory += filters
     needs = (
         Need("route, CPU", route, "cores", "raw partitions: at least as many as processes"),
         Need("route, processes", math.ceil(route / BUSY.value), "", f"each planned {BUSY.value:.0%} full"),
@@ -145,7 +147,7 @@ def plan(load: Load) -> Plan:
         Need("work, processes", works, "", f"each planned {BUSY.value:.0%} full"),
         Need("ROLLUP_PARTITIONS", partitions, "", "room to double the work processes; fixed once started"),
         Need("memory of a work process", memory, "B", "without what the system caches"),
-        Need("filters of its id store", ids / works * FILTER_BYTES.value, "B", "should fit the system's cache besides"),
+        Need("filters of its id store", filters, "B", "part of its memory"),
         Need("its remembered ids on disk", id_disk / works, "B", f"{ids:,.0f} ids in all"),
         Need("Kafka, in", total, "B/s", "raw, events and deltas topics, before copies"),
         Need("Kafka, out", total, "B/s", "each read once, besides copies"),

@@ -4,16 +4,13 @@ A fault of the database is waited out (backpressure), with the outcome of a COMM
 A fault of the data is raised. Never retried without knowing whether the transaction before it took place.
 """
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import numpy as np
 import polars as pl
-import structlog
 from asyncpg.pgproto.pgproto import UUID
 
 from rollup_engine import injection, keys
@@ -21,49 +18,15 @@ from rollup_engine.emit.months import month_of
 from rollup_engine.errors import ClaimLost
 from rollup_engine.ports import Span
 from rollup_engine.progress import KINDS, Claim, Partials, Position, Writes
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.runtime import sql
+from rollup_engine.runtime.database import Connection, at_ms, at_time, lock_schema, persist, some_time
 from rollup_engine.tables import Schema
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-log = structlog.get_logger(__name__)
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-
-Result = TypeVar("Result")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ_BACK_ROWS = 10_000
 _COPY_SECONDS = 600.0  # many rows at once may take their time
-_RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
-# Connection, rollback, a standby being promoted, resources, locks, operator, system.
-_TRANSIENT_CLASSES = ("08", "40", "25006", "53", "55", "57", "58")
-# asyncpg's "internal" one is what it says when a connection dies just as it is given back to the pool.
-_DRIVER_FAULTS = (OSError, TimeoutError, asyncpg.InternalClientError)
-_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-
-
-def transient(error: BaseException) -> bool:
-    """Whether waiting and trying again can help."""
-    if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(_TRANSIENT_CLASSES)
-    return isinstance(error, (asyncpg.InterfaceError, *_DRIVER_FAULTS))
-
-
-async def persist(what: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Call `attempt` until it is not hindered by a fault that passes; says so in the log."""
-    tries = 0
-    while True:
-        try:
-            return await attempt()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, *_DRIVER_FAULTS) as error:
-            if not transient(error):
-                raise
-            pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
-            tries += 1
-            log.warning("database fault, trying again", doing=what, error=str(error) or repr(error), seconds=pause)
-            await asyncio.sleep(pause)
 
 
 class PostgresSink:
@@ -233,35 +196,6 @@ def _version_8(hashes: "NDArray[np.void]") -> list[bytes]:
     return list(hashes.tolist())
 
 
-def at_time(ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=ms)
-
-
-def some_time(ms: int) -> datetime:
-    """As near as a date comes: a raw producer may write any record time."""
-    return at_time(min(max(ms, FIRST_MS), LAST_MS))
-
-
-async def prepare(connection: Connection) -> None:
-    """For new connections: asyncpg takes the first instant of year 1, many a program's zero time, for -infinity."""
-    await connection.set_type_codec(
-        "timestamptz",
-        schema="pg_catalog",
-        encoder=lambda time: ((time - _POSTGRES_EPOCH) // timedelta(microseconds=1),),
-        decoder=lambda wire: _POSTGRES_EPOCH + timedelta(microseconds=wire[0]),
-        format="tuple",
-    )
-
-
-def at_ms(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(milliseconds=1)
-
-
 def _position(row: asyncpg.Record | None) -> Position:
     assert row is not None
     return Position(row["next_offset"], row["first_offset"], row["epoch"], row["version"], json.loads(row["state"]))
-
-
-async def lock_schema(connection: Connection) -> None:
-    """One change of the schema at a time, in whichever process; until the transaction ends."""
-    await connection.execute("SELECT pg_advisory_xact_lock(7305809421600043829)")

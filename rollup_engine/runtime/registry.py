@@ -17,9 +17,9 @@ import structlog
 from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, ConfigError, PartitionHalted, RollupError
 from rollup_engine.runtime import schema, sql
+from rollup_engine.runtime.database import Connection, lock_schema, persist
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from rollup_engine.runtime.kafka_clients import EMBEDDED_CLUSTER
-from rollup_engine.runtime.postgres import Connection, lock_schema, persist
 from rollup_engine.topology import Topology, deltas_topic, events_topic, replays
 
 log = structlog.get_logger(__name__)

@@ -24,11 +24,12 @@ from rollup_engine.config.model import Config, EventType
 from rollup_engine.dedup.verdicts import CONFLICTING
 from rollup_engine.errors import ConfigError, RollupError, UsageError
 from rollup_engine.ports import Reader, Record
-from rollup_engine.route.router import EVENT, REJECTED, Router, RouteState
+from rollup_engine.route.router import EVENT, REJECTED, Router
+from rollup_engine.route.state import RouteState
 from rollup_engine.runtime import sql
+from rollup_engine.runtime.database import Connection, some_time
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.runtime.memory import MemoryRecord
-from rollup_engine.runtime.postgres import Connection, some_time
 from rollup_engine.topology import record_at, replays, replays_topic, source_name, split_source
 
 BATCH = 200  # letters under one lock and in memory, with up to 512 KiB of each one's event

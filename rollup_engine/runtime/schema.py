@@ -9,9 +9,9 @@ import asyncpg
 
 from rollup_engine.config.model import Config, EventType, Rollup
 from rollup_engine.errors import ConfigError, DatabaseUnavailable
-from rollup_engine.route.router import NO_WATERMARK_MS
+from rollup_engine.route.state import NO_WATERMARK_MS
 from rollup_engine.runtime import sql
-from rollup_engine.runtime.postgres import Connection, at_time, lock_schema, persist, prepare
+from rollup_engine.runtime.database import Connection, at_time, lock_schema, persist, prepare
 from rollup_engine.tables import Column, Schema
 
 _CLOSE_SECONDS = 5.0

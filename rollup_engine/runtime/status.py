@@ -11,11 +11,11 @@ from aiokafka import TopicPartition
 from rollup_engine.config.model import Config
 from rollup_engine.errors import RollupError
 from rollup_engine.progress import KINDS, ROUTE
-from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
+from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
 from rollup_engine.runtime import sql
 from rollup_engine.runtime.alarms import Halt, halts
+from rollup_engine.runtime.database import at_time
 from rollup_engine.runtime.kafka import KafkaLog
-from rollup_engine.runtime.postgres import at_time
 from rollup_engine.topology import replays, split_source
 
 

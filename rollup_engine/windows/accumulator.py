@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import msgspec
 import polars as pl
 
+from rollup_engine.clock import FIRST_MS
 from rollup_engine.exchange import Marks, Packed
 from rollup_engine.ports import Span
-from rollup_engine.route.timestamps import FIRST_MS
 from rollup_engine.tables import Schema
 from rollup_engine.windows.aggregates import merge
 

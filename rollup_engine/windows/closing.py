@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.config.model import EventType
 from rollup_engine.dedup.deduplicator import DedupState
 from rollup_engine.progress import DEDUP, ROUTE, Position
-from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
+from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
 from rollup_engine.topology import split_source
 
 Rows = Mapping[tuple[str, str], Position]  # (stage, source) -> its row

@@ -12,8 +12,8 @@ import asyncpg
 import psutil
 import pytest
 
+from rollup_engine.runtime.database import lock_schema
 from rollup_engine.runtime.embedded import Database, adopt_broker, start_database
-from rollup_engine.runtime.postgres import lock_schema
 from tests.acceptance.cli import PATIENCE_SECONDS, Engine, get, until
 from tests.acceptance.traffic import events, recount, send, totals
 

@@ -7,7 +7,7 @@ import asyncpg
 
 from rollup_engine.config.model import Aggregate, Config, EventType, GroupColumn, Rollup, Timestamp
 from rollup_engine.runtime import schema
-from rollup_engine.runtime.postgres import lock_schema
+from rollup_engine.runtime.database import lock_schema
 
 APP_ID = "contract"
 

@@ -15,8 +15,9 @@ import pytest
 from rollup_engine.errors import ClaimLost, DatabaseUnavailable
 from rollup_engine.progress import DEDUP, NOTHING, Books, Partials, Writes
 from rollup_engine.runtime import schema
+from rollup_engine.runtime.database import persist
 from rollup_engine.runtime.embedded import start_database
-from rollup_engine.runtime.postgres import PostgresSink, persist
+from rollup_engine.runtime.postgres import PostgresSink
 from tests.contract.specs import APP_ID, config, declared, migrated
 from tests.contract.tcp_proxy import Fault, Proxy, proxied
 

@@ -7,14 +7,15 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.config.model import Aggregate, GroupColumn
 from rollup_engine.errors import ConfigError
 from rollup_engine.ports import Span
 from rollup_engine.progress import NOTHING, ROUTE
-from rollup_engine.route.router import NO_WATERMARK_MS
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
+from rollup_engine.route.state import NO_WATERMARK_MS
 from rollup_engine.runtime import schema, sql
-from rollup_engine.runtime.postgres import PostgresSink, at_time
+from rollup_engine.runtime.database import at_time
+from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.tables import Column, Schema
 from tests.contract.specs import APP_ID, config, declared, event_type, rollup
 

@@ -15,13 +15,14 @@ import polars as pl
 import pytest
 
 from rollup_engine import keys
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.dedup import letters
 from rollup_engine.errors import ClaimLost
 from rollup_engine.ports import Sink, Span
 from rollup_engine.progress import DEDUP, NOTHING, ROLLUP, ROUTE, Books, Claim, Partials, Writes
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
+from rollup_engine.runtime.database import at_ms
 from rollup_engine.runtime.memory import MemorySink
-from rollup_engine.runtime.postgres import PostgresSink, at_ms
+from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.tables import Schema
 from tests.contract.specs import APP_ID, config, declared, migrated, rollup
 

@@ -10,7 +10,7 @@ from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Config, EventType, Rollup, Timestamp
 from rollup_engine.dedup.deduplicator import DedupState
 from rollup_engine.dedup.memory import MemoryIds
-from rollup_engine.dedup.stage import DedupPartition
+from rollup_engine.dedup.stage import DedupPartition, _batches
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.exchange import HOLE_MS_MAX, NO_CLOCK_MS, Packed, pack, unpack
 from rollup_engine.progress import DEDUP, ROUTE
@@ -586,3 +586,13 @@ async def test_only_two_empty_records_in_a_row_at_the_mark_make_a_source_idle(be
     bench.send(packed(RAW_0, 5, 6, Row(5, 2, 1, 20)), packed(RAW_1, 2, 3, Row(2, 7, 1, 900)), packed(RAW_0, 6, 6))
     await bench.work_off()
     assert (bench.row.state["empty"], bench.row.state["idle"]) == ({RAW_0: 900}, {RAW_0: 700})
+
+
+def test_batches_are_cut_by_generation_and_by_rows() -> None:
+    sizes = [(1, 60_000), (1, 30_000), (1, 20_000), (2, 1), (2, 250_000), (2, 1)]
+    records = [
+        (offset, Packed("i", generation, "raw/0", 0, 0, 0, {"t": pl.DataFrame({"offset": range(rows)})}))
+        for offset, (generation, rows) in enumerate(sizes)
+    ]
+    assert [[offset for offset, _ in batch] for batch in _batches(records)] == [[0, 1], [2], [3], [4], [5]]
+    assert _batches([]) == []

@@ -7,7 +7,8 @@ from rollup_engine.config.model import Aggregate, Config, EventType, GroupColumn
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate
 from rollup_engine.dedup.memory import MemoryIds
 from rollup_engine.exchange import Marks, Packed
-from rollup_engine.route.router import Router, RouteState
+from rollup_engine.route.router import Router
+from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
 
 HOUR_MS = 3_600_000

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine import numbers
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.emit.months import month_of
 from rollup_engine.emit.partials import build, parse, revision
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
 from rollup_engine.tables import Column, Schema
 
 SCHEMA = Schema("r", ("g",), (Column("sum", "sum_n"), Column("max", "max_n")))

@@ -9,7 +9,8 @@ from typing import Any
 
 from rollup_engine.config.model import Aggregate, EventType, GroupColumn, Match, Rollup, Timestamp, Unit
 from rollup_engine.config.naming import column_name
-from rollup_engine.route.router import Router, RouteState
+from rollup_engine.route.router import Router
+from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000

@@ -13,8 +13,8 @@ from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.exchange import NO_CLOCK_MS, Packed, unpack
 from rollup_engine.progress import DEDUP, NOTHING, ROUTE
-from rollup_engine.route.router import NO_WATERMARK_MS, RouteState
 from rollup_engine.route.stage import RoutePartition
+from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
 from rollup_engine.runtime.memory import MemoryLog, MemoryReader, MemoryRecord, MemorySink
 from rollup_engine.topology import Topology, events_topic
 from tests.unit.route.specs import a_sum, event_type

@@ -11,7 +11,8 @@ import pytest
 
 from rollup_engine.config.model import Aggregate
 from rollup_engine.exchange import Packed, pack
-from rollup_engine.route.router import NO_WATERMARK_MS, ORIGINAL_BYTES_MAX, Router, RouteState
+from rollup_engine.route.router import ORIGINAL_BYTES_MAX, Router
+from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
 from rollup_engine.runtime.memory import MemoryRecord
 from tests.unit.route.specs import NOW_MS, a_sum, event, event_type, one, route
 

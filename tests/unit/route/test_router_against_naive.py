@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.config.model import EventType
-from rollup_engine.route.router import Routed, Router, RouteState
+from rollup_engine.route.router import Routed, Router
+from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
 from tests.unit.route.naive import NaiveRouter, Row, groups, scales
 from tests.unit.route.specs import HOUR_MS, MINUTE_MS, a_sum, event_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from rollup_engine.route.router import NO_WATERMARK_MS
+from rollup_engine.route.state import NO_WATERMARK_MS
 from tests.unit.route.specs import HOUR_MS, MINUTE_MS, NOW_MS, event, event_type, route
 
 

@@ -12,17 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.config.model import Timestamp, Unit
 from rollup_engine.numbers import NumberText
-from rollup_engine.route.timestamps import (
-    FIRST_MS,
-    LAST_MS,
-    TimestampError,
-    column,
-    parse,
-    parse_epoch,
-    parse_rfc3339,
-)
+from rollup_engine.route.timestamps import TimestampError, column, parse, parse_epoch, parse_rfc3339
 
 TEXT = Timestamp(path="at")
 PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollup_engine.clock import FIRST_MS, LAST_MS
 from rollup_engine.config.model import EventType, Rollup, Timestamp
 from rollup_engine.progress import DEDUP, ROUTE, Position
-from rollup_engine.route.router import NO_WATERMARK_MS
-from rollup_engine.route.timestamps import FIRST_MS, LAST_MS
+from rollup_engine.route.state import NO_WATERMARK_MS
 from rollup_engine.windows.closing import Closing
 
 WINDOW_MS = 10
