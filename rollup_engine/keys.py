@@ -57,10 +57,10 @@ def payload_hash(fields: Sequence[str], parts: Sequence[pl.Series | None]) -> pl
 
 def tuple_key(columns: Sequence[str]) -> pl.Expr:
     """UInt128 key of a grouping tuple. Absent and null are the same, so a column added later changes no old key."""
-    named = [
-        pl.when(pl.col(name).is_null())
-        .then(pl.lit(""))
-        .otherwise(pl.concat_str(pl.lit(f"{len(name.encode())}:{name}"), _prefixed(pl.col(name))))
+    named = [  # null where the column is
+        pl.concat_str(
+            pl.lit(f"{len(name.encode())}:{name}"), pl.col(name).str.len_bytes(), pl.lit(":"), pl.col(name)
+        ).fill_null("")
         for name in sorted(columns)
     ]
     return _hash128(pl.concat_str(pl.lit(f"{VERSION}t"), *named))
