@@ -16,7 +16,6 @@ from benchmarks.remembered import prefill
 from benchmarks.results import Figure, Row, Suite, console, medians
 from benchmarks.traffic import WINDOW_MS, Traffic
 
-
 EMIT_EVERY = "30s"  # the default: how often groups are written decides what many of them cost
 
 

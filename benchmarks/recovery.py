@@ -15,7 +15,7 @@ from benchmarks.beds import APACHE, EMBEDDED, PARTITIONS, TOPIC, Bed, bed, end_t
 from benchmarks.recount import EQUAL, check
 from benchmarks.results import Figure, Row, Suite, console, medians
 from benchmarks.traffic import WINDOW_MS, Traffic
-from benchmarks.workers import Books, Worker, Workers, until, workers
+from benchmarks.workers import Books, Workers, until, workers
 
 RESTART_SECONDS = 1.0
 BEHIND_SECONDS = 1.0  # the books are caught up when they lag by no more than this much of the load
@@ -52,7 +52,7 @@ async def killed(bed: Bed, rate: float, seconds: float) -> Row:
     }
 
 
-async def rebuilt(bed: Bed, ids: int) -> Row:
+async def rebuilt(bed: Bed, ids: int, processes: int) -> Row:
     """The id stores deleted, after so many events; against the same start with the stores in place."""
     await bed.make_topic(TOPIC)
     traffic = Traffic(ids)
@@ -62,16 +62,16 @@ async def rebuilt(bed: Bed, ids: int) -> Row:
         work = running.start("work")
         await books.reach(ids)
         await work.stop()
-        usual = await _opened(running)
-        await running.all[-1].stop()
+        usual = await _opened(running, processes)
+        await asyncio.gather(*(worker.stop() for worker in running.all[-processes:]))
         shutil.rmtree(bed.directory / "ids")
-        rebuild = await _opened(running)
+        rebuild = await _opened(running, processes)
         counted = traffic.counted()
         await books.shown(counted)
         await running.stop()
     verdict = await check(bed.addresses.database, traffic.totals(), ids)
     return {
-        "what": f"{counted:,} ids rebuilt from the events topic",
+        "what": f"{counted:,} ids rebuilt from the events topic, work processes: {processes}",
         "seconds": rebuild - usual,
         "of them until all partitions were open": rebuild,
         "a second": counted / (rebuild - usual) if rebuild > usual else None,
@@ -79,12 +79,12 @@ async def rebuilt(bed: Bed, ids: int) -> Row:
     }
 
 
-async def _opened(running: Workers) -> float:
-    """Seconds from the start of a `work` process until it has every partition open."""
+async def _opened(running: Workers, processes: int) -> float:
+    """Seconds from the start of so many `work` processes until they have every partition open."""
     started = time.perf_counter()
-    worker: Worker = running.start("work")
+    running.start("work", processes)
     wanted = 2 * running.bed.settings.partitions
-    await until("every internal partition is open", lambda: worker.partitions >= wanted, 600)
+    await until("every internal partition is open", lambda: running.open_partitions("work") >= wanted, 600)
     return time.perf_counter() - started
 
 
@@ -108,7 +108,8 @@ async def taken_over(bed: Bed, groups: int) -> Row:
 def _one_run(options: argparse.Namespace) -> list[Row]:
     measurements = {
         "killed": lambda services: killed(services, options.rate, options.seconds),
-        "rebuilt": lambda services: rebuilt(services, options.ids),
+        "rebuilt": lambda services: rebuilt(services, options.ids, 1),
+        "rebuilt-by-two": lambda services: rebuilt(services, options.ids, 2),
         "taken_over": lambda services: taken_over(services, options.groups),
     }
     rows: list[Row] = []
@@ -121,7 +122,7 @@ def _one_run(options: argparse.Namespace) -> list[Row]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--of", default="killed,rebuilt,taken_over", help="some of these (default: all)")
+    parser.add_argument("--of", default="killed,rebuilt,rebuilt-by-two,taken_over", help="some of these (default: all)")
     parser.add_argument("--rate", type=float, default=20_000, help="events a second while `work` is killed")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long that load lasts")
     parser.add_argument("--ids", type=int, default=10_000_000)

@@ -148,7 +148,7 @@ def start(directory: Path, port: int | None = None) -> str:
         SERVER_PROPERTIES.format(port=port, controller_port=processes.free_port(), data_dir=directory / "data")
     )
 
-    storage = [*base, "kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", str(properties)]
+    storage = [*base, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(properties)]
     formatted = subprocess.run(storage, capture_output=True, text=True, check=False)
     if formatted.returncode != 0:
         raise RollupError(f"Kafka's storage cannot be formatted in {directory}: {formatted.stdout}{formatted.stderr}")

@@ -31,16 +31,16 @@ class Constant:
     source: str
 
 
-ROUTE_US = Constant(5.0, "µs of CPU/event", "route", "benchmark end_to_end")
-WORK_US = Constant(5.6, "µs of CPU/event", "work, one rollup", "benchmark end_to_end")
-EVENT_BYTES = Constant(84, "bytes/event", "an event on the events topic, lz4", "benchmark footprint")
+ROUTE_US = Constant(3.4, "µs of CPU/event", "route", "benchmark end_to_end, Apache Kafka")
+WORK_US = Constant(5.0, "µs of CPU/event", "work, one rollup", "benchmark end_to_end, Apache Kafka")
+EVENT_BYTES = Constant(94, "bytes/event", "an event on the events topic, lz4", "benchmark footprint")
 DELTA_BYTES = Constant(30, "bytes/event", "an event on a deltas topic at worst, lz4", "a record of 2,500, packed")
 RECORD_BYTES = Constant(1_500, "bytes", "what a packed record adds to its rows", "a record of 1 delta, packed")
-ID_BYTES = Constant(34, "bytes/id", "a remembered id on disk", "benchmark footprint")
+ID_BYTES = Constant(35, "bytes/id", "a remembered id on disk", "benchmark footprint")
 FILTER_BYTES = Constant(1.5, "bytes/id", "filters and index of the id store", "its setting: 10 bits; a store of 100 M")
 ROW_BYTES = Constant(210, "bytes/row", "a partial rollup with its index entry", "added up from the columns; no WAL")
 GROUP_BYTES = Constant(300, "bytes/group", "a group in memory", "added up from the columns")
-PROCESS_BYTES = Constant(250e6, "bytes", "a process without its data", "assumed; benchmark footprint measures it")
+PROCESS_BYTES = Constant(150e6, "bytes", "a process without its data", "benchmark footprint")
 STORE_CACHE_BYTES = Constant(64 << 20, "bytes", "the id stores' cache, of a process", "its setting")
 STORE_BUFFER_BYTES = Constant(64 << 20, "bytes", "an id store's write buffers, of a partition", "its setting: two")
 BUSY = Constant(0.7, "of a core", "how full a process is planned; the rest catches up", "assumed")

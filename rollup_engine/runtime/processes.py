@@ -23,6 +23,8 @@ from rollup_engine.errors import RollupError
 
 POLL_SECONDS = 0.01
 LOG_TAIL_BYTES = 2_000
+_PORT_TRIES = 20
+_ports_given: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +120,18 @@ def wait_until(condition: Callable[[], bool], patience_seconds: float) -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on right now: `preferred` if it can be had."""
-    for port in (preferred or 0, 0):
+    """A TCP port of 127.0.0.1 that nobody listens on right now: `preferred` if it can be had. No other one twice:
+    whoever was given it may be about to listen."""
+    for port in (preferred or 0, *[0] * _PORT_TRIES):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             # As servers do it, so that connections still closing down do not cost us the preferred port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
+                found = int(probe.getsockname()[1])
+                if port or found not in _ports_given:
+                    _ports_given.add(found)
+                    return found
     raise RollupError("No TCP port is free on 127.0.0.1. Close some connections or servers and try again.")
 
 

@@ -386,6 +386,13 @@ class TestProcesses:
         with socket.create_server(("127.0.0.1", port)):
             assert processes.free_port(port) != port
 
+    def test_no_port_is_given_twice(self) -> None:
+        first = processes.free_port()
+        with pytest.MonkeyPatch.context() as patch:
+            offered = iter([first, first, 4_711])
+            patch.setattr(processes.socket.socket, "getsockname", lambda self: ("127.0.0.1", next(offered)))
+            assert processes.free_port() == 4_711
+
     def test_a_process_that_ignores_the_first_signal_gets_the_next(self, tmp_path: Path) -> None:
         pid = self.ignoring_term(tmp_path / "log")
         with pytest.raises(RollupError, match=f"Process {pid} does not end"):
