@@ -26,6 +26,7 @@ class StagePartition(Protocol):
 
     stage: str
     records_max: int  # how many input records one `process` should get
+    pause_seconds: float  # between two reads once it has caught up: fuller batches, for so much more latency
 
     async def open(self) -> int:
         """Claim the partition and make local state fit the sink's; returns the offset to read from."""

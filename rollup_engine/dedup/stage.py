@@ -33,7 +33,7 @@ from rollup_engine.topology import (
     split_source,
 )
 
-_BATCH_ROWS_MAX = 100_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
+BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -41,7 +41,8 @@ class DedupPartition:
     """Implements `pipeline.StagePartition`."""
 
     stage = DEDUP
-    records_max = 32
+    records_max = 256  # small ones, of senders that have little; of large ones a fetch holds fewer
+    pause_seconds = 0.0
 
     def __init__(
         self,
@@ -227,7 +228,7 @@ def _batches(records: Sequence[tuple[int, Packed]]) -> list[list[tuple[int, Pack
     rows = 0
     for one in records:
         rows += one[1].rows
-        if not batches or one[1].generation != batches[-1][-1][1].generation or rows > _BATCH_ROWS_MAX:
+        if not batches or one[1].generation != batches[-1][-1][1].generation or rows > BATCH_ROWS_MAX:
             batches.append([])
             rows = one[1].rows
         batches[-1].append(one)

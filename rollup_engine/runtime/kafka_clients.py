@@ -112,7 +112,7 @@ async def stop_clients(*clients: AIOKafkaConsumer | AIOKafkaProducer) -> None:
 def hand_out_records_as_read() -> None:
     """Spare aiokafka's consumers of this process a `ConsumerRecord` per record: what they read it from has offset,
     timestamp and value, and is all that `ports.Record` asks for. A hook into a private method: it halves the cost of
-    fetching."""
+    fetching, 8 % end to end."""
     PartitionRecords._consumer_record = lambda self, partition, record: record
 
 

@@ -5,6 +5,8 @@ Every first offset is compared with the one expected: Kafka's offset reset must 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 class KafkaReader:
     """Implements `ports.Reader` on one partition of a consumer."""
 
-    def __init__(self, log: KafkaLog, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
+    def __init__(
+        self, log: KafkaLog, consumer: AIOKafkaConsumer, partition: TopicPartition, *, pause_seconds: float = 0.0
+    ) -> None:
+        """`pause_seconds`: from a read that came to the end of what there is to the next one, so that more is there."""
         self._log, self._consumer, self._partition = log, consumer, partition
+        self._pause_seconds, self._rest_until = pause_seconds, 0.0
         self._position = 0
         self.opened = False  # once it has been told where to read
 
@@ -36,6 +42,7 @@ class KafkaReader:
         self._consumer.seek(self._partition, offset)
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
+        await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
         try:
             found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
             records: list[Record] = found.get(self._partition, [])
@@ -48,6 +55,9 @@ class KafkaReader:
         if first != self._position or (not records and self._beyond_end()):
             await self._check_jump(first)
         self._position = max(position, records[-1].offset + 1) if records else position
+        end = self._consumer.highwater(self._partition) or 0
+        if 0 < len(records) < records_max and end - self._position < records_max:
+            self._rest_until = time.monotonic() + self._pause_seconds
         return records
 
     def _beyond_end(self) -> bool:

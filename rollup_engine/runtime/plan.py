@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rollup_engine.config.draft import WINDOW_MS
 from rollup_engine.config.durations import DAY_MS, HOW_TO_WRITE, format_duration, parse_duration
-from rollup_engine.dedup.stage import DedupPartition
+from rollup_engine.dedup.stage import BATCH_ROWS_MAX, DedupPartition
 from rollup_engine.errors import UsageError
 from rollup_engine.route.stage import RoutePartition
 from rollup_engine.runtime.registry import events_kept_ms
@@ -122,7 +122,8 @@ def plan(load: Load) -> Plan:
 
     # Full batches, as under load: a flush of route is a record for every partition, a batch of dedup one per rollup.
     flushes = rate / RoutePartition.records_max
-    batches = flushes * partitions / DedupPartition.records_max
+    rows = RoutePartition.records_max / partitions  # of a packed record
+    batches = rate / min(BATCH_ROWS_MAX, DedupPartition.records_max * rows)
     event_records, delta_records = flushes * partitions, batches * partitions * rollups
     raw = rate * load.bytes_per_event
     events = rate * EVENT_BYTES.value + event_records * RECORD_BYTES.value

@@ -152,11 +152,12 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         while drains:
             pause = RETRY_SECONDS
             try:
-                reader = KafkaReader(self._kafka, self._consumer, one)
+                partition = self._make(one)
+                reader = KafkaReader(self._kafka, self._consumer, one, pause_seconds=partition.pause_seconds)
                 self._readers[one] = reader
                 self._starting.add(one)
                 end = self._end_of(one) if self._drain else None
-                await drive(self._make(one), reader, self._stopping, end, on_progress=lambda: self._progressed(one))
+                await drive(partition, reader, self._stopping, end, on_progress=lambda: self._progressed(one))
                 self.unfinished.discard(one)
                 return
             except ClaimLost:

@@ -36,6 +36,7 @@ class RollupPartition:
 
     stage = ROLLUP
     records_max = 200
+    pause_seconds = 0.0
 
     def __init__(self, topology: Topology, table: str, partition: int, log: Log, sink: Sink, clock: Clock) -> None:
         self._topology, self._table, self._partition = topology, table, partition

@@ -49,6 +49,7 @@ class Session:
 
     stage = "fake"
     records_max = 20
+    pause_seconds = 0.0
 
     def __init__(self, work: Work, one: TopicPartition) -> None:
         self._work, self._partition = work, one.partition
