@@ -28,7 +28,7 @@ async def test_they_are_the_same(apache: str, compression: str | None, monkeypat
         producer = AIOKafkaProducer(bootstrap_servers=apache, compression_type=compression, linger_ms=50)
         await producer.start()
         sent = [
-            await producer.send(topic, value, partition=0, timestamp_ms=1_660_000_000_000 + number)
+            await producer.send(topic, value, key=b"k", partition=0, timestamp_ms=1_660_000_000_000 + number)
             for number, value in enumerate(values)
         ]
         for one in sent:
