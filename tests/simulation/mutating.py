@@ -5,6 +5,8 @@
 As a pytest plugin it takes away the guard that MUTANT names, for tests in a process of their own.
 """
 
+import __future__
+
 import inspect
 import os
 import subprocess
@@ -46,7 +48,9 @@ def applied(mutant: Mutant) -> Iterator[None]:
 
 
 def _compiled(function: Any, edits: list[Change], guard: str) -> Any:
-    code = compile(_edited(textwrap.dedent(inspect.getsource(function)), edits), f"<without: {guard}>", "exec")
+    source = _edited(textwrap.dedent(inspect.getsource(function)), edits)
+    flags = function.__code__.co_flags & __future__.annotations.compiler_flag  # its module may not evaluate annotations
+    code = compile(source, f"<without: {guard}>", "exec", flags=flags, dont_inherit=True)
     made: dict[str, Any] = {}
     exec(code, function.__globals__, made)  # noqa: S102 - our own source, with one guard taken out
     return made[function.__name__]
