@@ -15,7 +15,7 @@ help:  ## This list
 demo: $(RUNTIME)  ## Real traffic through the whole pipeline, ending in a reconciliation (under 2 minutes)
 	@$(BIN)/rollup-engine demo
 
-test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 15 minutes on two cores)
+test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 16 minutes on two cores)
 	@$(BIN)/python -m pytest
 
 faults: $(DEV)  ## The fault matrix on Apache Kafka: every row with 200,000 live events, one line each

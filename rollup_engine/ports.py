@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Record(Protocol):
-    """One log record as read; aiokafka's `ConsumerRecord` is one, so that none is copied."""
+    """One log record as read; aiokafka's `ConsumerRecord` is one, and what aiokafka makes it of: none is copied."""
 
     @property
     def offset(self) -> int: ...
