@@ -143,43 +143,43 @@ class Run:
 
 
 @asynccontextmanager
-async def engine(bed: Bed) -> "AsyncIterator[tuple[up.Children, asyncpg.Pool[asyncpg.Record]]]":
-    """`route` and `work` at work, ended cleanly after the block: then every total is in Postgres."""
+async def engine(bed: Bed, processes: int = 1) -> "AsyncIterator[tuple[up.Children, asyncpg.Pool[asyncpg.Record]]]":
+    """`route` and `work` at work, so many of each, ended cleanly after the block: then every total is in Postgres."""
     config = load(bed.settings.config_dir)
     directory = str(bed.settings.config_dir)
-    async with up.engine(bed.settings, config, directory, bed.addresses, drain=True) as (children, pool, _):
+    running = up.engine(bed.settings, config, directory, bed.addresses, drain=True, processes=processes)
+    async with running as (children, pool, _):
         await children.ready()
         yield children, pool
 
 
-async def end_to_end(bed: Bed, events: int) -> Run:
-    """From all partitions being open until the clean stop, when every total is in Postgres."""
-    roles: dict[str, psutil.Process] = {}
-    cpu: dict[str, float] = {}
+async def end_to_end(bed: Bed, events: int, number: int = 1) -> Run:
+    """From all partitions being open until the clean stop, when every total is in Postgres. `number`: of each role."""
     memory: dict[str, float] = {}
-    async with engine(bed) as (children, pool):
+    async with engine(bed, number) as (children, pool):
         roles = processes()
         started = time.perf_counter()
-        before = {role: _cpu(process) for role, process in roles.items()}
+        before = {role: sum(map(_cpu, alike)) for role, alike in roles.items()}
         while (await collect(pool, bed.settings.app_id, None)).received < events:
             children.watch()
             if time.perf_counter() - started > DEADLINE_SECONDS:
                 raise SystemExit(f"The engine has not taken in {events:,} events within {DEADLINE_SECONDS:,.0f} s.")
-            for role, process in roles.items():
-                memory[role] = max(memory.get(role, 0.0), process.memory_info().rss / 1e6)
+            for role, alike in roles.items():
+                resident = sum(process.memory_info().rss for process in alike) / 1e6
+                memory[role] = max(memory.get(role, 0.0), resident)
             await asyncio.sleep(0.2)
-        cpu = {role: _cpu(process) - before[role] for role, process in roles.items()}
+        cpu = {role: sum(map(_cpu, alike)) - before[role] for role, alike in roles.items()}
     return Run(time.perf_counter() - started, cpu, memory)
 
 
-def processes() -> dict[str, psutil.Process]:
-    """The roles that `up` has started in this process, by name."""
-    found = {}
+def processes() -> dict[str, list[psutil.Process]]:
+    """The processes that `up` has started in this one, by role."""
+    found: dict[str, list[psutil.Process]] = {role: [] for role in up.ROLES}
     for process in psutil.Process(os.getpid()).children():
         command = process.cmdline()
         for role in up.ROLES:
             if "rollup_engine" in command and role in command:
-                found[role] = process
+                found[role].append(process)
     return found
 
 

@@ -14,9 +14,9 @@ from benchmarks.results import Row, Suite, console, medians
 from benchmarks.traffic import Traffic
 from benchmarks.yardsticks.running import YARDSTICKS, Outcome, run
 
-ENGINE = "engine"
+ENGINES = {"engine": 1, "engine-2": 2}  # how many processes of each role
 LABEL = "rollup-engine, end to end"
-NAMES = (ENGINE, *(yardstick.name for yardstick in YARDSTICKS))
+NAMES = (*ENGINES, *(yardstick.name for yardstick in YARDSTICKS))
 EVENTS = 3_000_000
 NOTE = (
     "`recount`: whether totals per window start, customer and speed, each id once, equal the recount; of the engine,"
@@ -25,28 +25,45 @@ NOTE = (
 
 
 def one_run(kind: str, traffic: Traffic, only: frozenset[str]) -> list[Row]:
-    """The engine and the chosen yardsticks, on one topic: a row for each."""
+    """The engine and the chosen yardsticks: a row for each. The yardsticks share one topic; what is one process of each
+    role follows them there, and others find the same events on a fresh one."""
+    rows: list[Row] = []
     with bed(kind) as services:
-        return asyncio.run(_one_run(services, traffic, only))
+        rows += asyncio.run(_yardsticks(services, traffic, only))
+        if "engine" in only:
+            rows.insert(0, asyncio.run(_engine(services, traffic, 1)))
+    for name, number in ENGINES.items():
+        if name in only and number > 1:
+            with bed(kind) as services:
+                asyncio.run(_fill(services, traffic))
+                rows.insert(1 if "engine" in only else 0, asyncio.run(_engine(services, traffic, number)))
+    return _with_ratios(rows)
 
 
-async def _one_run(bed: Bed, traffic: Traffic, only: frozenset[str]) -> list[Row]:
+async def _fill(bed: Bed, traffic: Traffic) -> None:
     await bed.make_topic(TOPIC)
     await bed.feed(traffic.values())
+
+
+async def _yardsticks(bed: Bed, traffic: Traffic, only: frozenset[str]) -> list[Row]:
+    await _fill(bed, traffic)
     rows: list[Row] = []
     for yardstick in YARDSTICKS:
         if yardstick.name in only:
             rows.append(_row(yardstick.label, await run(yardstick, bed, traffic, TOPIC)))
             console.print(_said(rows[-1]))
-    if ENGINE in only:
-        measured = await end_to_end(bed, traffic.events)
-        verdict = await check(bed.addresses.database, traffic.totals(), traffic.events)
-        row = _row(LABEL, Outcome(traffic.events, verdict, measured.seconds, sum(measured.memory_mb.values())))
-        for role, cpu in measured.cpu.items():
-            row[f"{role}, µs of CPU/event"] = cpu * 1e6 / traffic.events
-        rows.insert(0, row)
-        console.print(_said(row))
-    return _with_ratios(rows)
+    return rows
+
+
+async def _engine(bed: Bed, traffic: Traffic, processes: int) -> Row:
+    measured = await end_to_end(bed, traffic.events, processes)
+    verdict = await check(bed.addresses.database, traffic.totals(), traffic.events)
+    label = LABEL if processes == 1 else f"{LABEL}, {processes} of each role"
+    row = _row(label, Outcome(traffic.events, verdict, measured.seconds, sum(measured.memory_mb.values())))
+    for role, cpu in measured.cpu.items():
+        row[f"{role}, µs of CPU/event"] = cpu * 1e6 / traffic.events
+    console.print(_said(row))
+    return row
 
 
 def _row(label: str, outcome: Outcome) -> Row:

@@ -27,7 +27,7 @@ def prefill(settings: Settings, ids: int, at_ms: int) -> None:
     for partition in range(settings.partitions):
         directory = store_of(settings, partition)
         made = RocksIds(directory)
-        made.write({}, 0, "prefilled")  # names the format, and a life of the topic that is over
+        made.write([], [], 0, "prefilled")  # names the format, and a life of the topic that is over
         made.close()
         _ingest(directory / "0", ids // settings.partitions, partition, encode(((partition, at_ms),)))
 

@@ -79,6 +79,9 @@ def up(
         float | None,
         typer.Option("--exit-when-idle", metavar="SECONDS", min=0.1, help="End once nothing new came for so long."),
     ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, max=64, help="So many of each role, to use more cores.")
+    ] = 1,
 ) -> None:
     """Run every role, with embedded Kafka and Postgres where none are configured."""
     from rollup_engine.runtime import up as runner
@@ -87,7 +90,9 @@ def up(
     _log(settings)
     loaded, directory = _config(settings, config)
     with runner.services(settings) as addresses:
-        going = runner.up(settings, loaded, directory, addresses, exit_when_idle=exit_when_idle, say=_say)
+        going = runner.up(
+            settings, loaded, directory, addresses, exit_when_idle=exit_when_idle, say=_say, processes=processes
+        )
         if not asyncio.run(going):
             raise RollupError("A role ended with an error; its log is above.")
 
@@ -96,7 +101,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _role(role: str, config: Path | None, drain: bool, parent: int | None) -> None:
+def _role(role: str, config: Path | None, drain: bool, parent: int | None, share: str) -> None:
     from rollup_engine.runtime import processes, worker
     from rollup_engine.runtime.addresses import running
 
@@ -107,23 +112,27 @@ def _role(role: str, config: Path | None, drain: bool, parent: int | None) -> No
     loaded, _ = _config(settings, config)
     addresses = running(settings)
     port = settings.web_port or {"route": 6066, "work": 6067}[role]
-    asyncio.run(worker.run(role, settings, loaded, addresses.kafka, addresses.database, web_port=port, drain=drain))
+    ours = worker.Share(*map(int, share.split("/")))
+    asyncio.run(
+        worker.run(role, settings, loaded, addresses.kafka, addresses.database, web_port=port, drain=drain, share=ours)
+    )
 
 
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True, help="End when this process does.")]
+Share = Annotated[str, typer.Option("--share", hidden=True, help="I/N: which one it is of `up`'s N alike.")]
 Drain = Annotated[bool, typer.Option("--drain", help="On a stop, first work off what the input topics hold.")]
 
 
 @app.command()
-def route(config: ConfigDir = None, drain: Drain = False, parent: Parent = None) -> None:
+def route(config: ConfigDir = None, drain: Drain = False, parent: Parent = None, share: Share = "0/1") -> None:
     """One route process: raw topics to the events topic. As many as wanted."""
-    _role("route", config, drain, parent)
+    _role("route", config, drain, parent, share)
 
 
 @app.command()
-def work(config: ConfigDir = None, drain: Drain = False, parent: Parent = None) -> None:
+def work(config: ConfigDir = None, drain: Drain = False, parent: Parent = None, share: Share = "0/1") -> None:
     """One work process: dedup and rollup, into Postgres. As many as wanted."""
-    _role("work", config, drain, parent)
+    _role("work", config, drain, parent, share)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import asyncio
 import io
 import struct
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -28,6 +28,7 @@ NO_CLOCK_MS = -1
 WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory
 _PREFIX = struct.Struct(">BI")  # version, CRC-32 of all that follows: Arrow's reader trusts what it is given
 _LENGTH = struct.Struct(">I")  # of the header
+Columns = Callable[[str], list[str] | None]  # those wanted of a table; None: all
 
 
 class _Header(msgspec.Struct, array_like=True):
@@ -102,8 +103,9 @@ def _middle(packed: Packed) -> int | None:
     return int(offsets[offsets.len() // 2]) if offsets.len() > 1 else None
 
 
-def unpack(value: bytes) -> Packed:
-    """The inverse of `pack`. Raises `PartitionHalted` for bytes that no sender of this version wrote."""
+def unpack(value: bytes, columns: Columns = lambda table: None) -> Packed:
+    """The inverse of `pack`; of each table, these columns. Raises `PartitionHalted` for bytes that no sender of this
+    version wrote."""
     try:
         version, checksum = _PREFIX.unpack_from(value)
         if version != VERSION or checksum != zlib.crc32(memoryview(value)[_PREFIX.size :]):
@@ -113,7 +115,7 @@ def unpack(value: bytes) -> Packed:
         header = msgspec.msgpack.decode(value[start:body], type=_Header)
         tables = {}
         for name, size in header.tables:
-            tables[name] = pl.read_ipc_stream(io.BytesIO(value[body : body + size]))
+            tables[name] = pl.read_ipc_stream(io.BytesIO(value[body : body + size]), columns=columns(name))
             body += size
     except (struct.error, msgspec.MsgspecError, pl.exceptions.PolarsError, OSError) as error:
         raise _foreign(value) from error
@@ -130,7 +132,13 @@ def unpack(value: bytes) -> Packed:
 
 
 async def read_range(
-    log: Log, topic: str, partition: int, start: int, end: int, records_max: int = 32
+    log: Log,
+    topic: str,
+    partition: int,
+    start: int,
+    end: int,
+    records_max: int = 32,
+    columns: Columns = lambda table: None,
 ) -> AsyncIterator[list[tuple[int, Packed]]]:
     """(offset, record) of what a partition holds in [start, end), in batches. Raises `BrokerUnavailable`."""
     if start >= end:
@@ -144,7 +152,7 @@ async def read_range(
                 raise BrokerUnavailable(
                     f"Kafka did not show what it holds of {topic}/{partition} from offset {before}."
                 )
-            yield [(record.offset, unpack(record.value or b"")) for record in records if record.offset < end]
+            yield [(record.offset, unpack(record.value or b"", columns)) for record in records if record.offset < end]
     finally:
         await reader.close()
 

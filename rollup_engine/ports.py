@@ -138,8 +138,8 @@ class SeenIds(Protocol):
 
     def get(self, keys: list[bytes]) -> list[bytes | None]: ...
 
-    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
-        """Store ids and position in one atomic write. Ids in order of their keys cost less."""
+    def write(self, keys: Sequence[bytes], values: Sequence[bytes], position: int, incarnation: str) -> None:
+        """Store ids (each key once, with its value) and position in one atomic write. Keys in order cost less."""
         ...
 
     def flush(self) -> None:

@@ -33,3 +33,5 @@ def configure_logging(level: str, form: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), stream=sys.stderr)
+    # Faust's clock watch: a batch that holds the event loop for a second is no fault, and the user can do nothing.
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)

@@ -19,9 +19,11 @@ from rollup_engine.dedup.verdicts import (
     COUNTED,
     FUTURE,
     INVALID,
+    JUDGED_BY,
     LATE,
     UNMATCHED,
     Lookup,
+    Puts,
     judge_frame,
 )
 from rollup_engine.exchange import NO_CLOCK_MS, Marks, Packed
@@ -63,7 +65,7 @@ class Outcome:
     """What one batch comes to. `deltas`: per rollup table, rows with `offset` (the events offset) and `tuple_key`."""
 
     state: DedupState
-    puts: Mapping[bytes, bytes]
+    puts: Puts
     writes: Writes
     deltas: Mapping[str, pl.DataFrame]
 
@@ -100,13 +102,13 @@ def deduplicate(
             )
     books = _Ledger()
     dead: list[pl.DataFrame] = []
-    puts: dict[bytes, bytes] = {}
+    puts: Puts = [], []
     deltas: dict[str, pl.DataFrame] = {}
     for event in config.events:
         if frames := tables.get(EVENT + event.event):
             rows = pl.concat(frames, how="diagonal")
             rows, new_puts = _judge(event, rows, lookup)
-            puts.update(new_puts)
+            _extend(puts, new_puts)
             books.add(rows, pl.lit(event.event), pl.col("verdict"))
             dead.append(letters.from_verdicts(event, rows.filter(pl.col("verdict").is_in([LATE, FUTURE, CONFLICTING]))))
             counted = rows.filter(pl.col("verdict") == COUNTED)
@@ -134,18 +136,29 @@ def deduplicate(
     return Outcome(state, puts, writes, deltas)
 
 
-def remember(records: Sequence[Packed], config: Config, lookup: Lookup) -> Mapping[bytes, bytes]:
+def remembered_by(table: str) -> list[str] | None:
+    """The columns of a record's table that `remember` looks at; None: all, of one that it does not look at."""
+    return list(JUDGED_BY) if table.startswith(EVENT) else None
+
+
+def remember(records: Sequence[Packed], config: Config, lookup: Lookup) -> Puts:
     """The ids to store for records already judged: for rebuilding a store from the log, judging nothing."""
-    puts: dict[bytes, bytes] = {}
+    puts: Puts = [], []
     for event in config.events:
         frames = [packed.tables[EVENT + event.event] for packed in records if EVENT + event.event in packed.tables]
         if frames:
             rows = pl.concat(frames, how="diagonal")
-            puts.update(judge_frame(rows, lookup, event.horizon_ms).puts)
+            _extend(puts, judge_frame(rows, lookup, event.horizon_ms).puts)
     return puts
 
 
-def _judge(event: EventType, rows: pl.DataFrame, lookup: Lookup) -> tuple[pl.DataFrame, Mapping[bytes, bytes]]:
+def _extend(puts: Puts, more: Puts) -> None:
+    """Ids of another event type, whose keys are others."""
+    for column, values in zip(puts, more, strict=True):
+        column.extend(values)
+
+
+def _judge(event: EventType, rows: pl.DataFrame, lookup: Lookup) -> tuple[pl.DataFrame, Puts]:
     """Rows that the marks let through, with their `verdict`; and what to remember of all."""
     judged = judge_frame(rows, lookup, event.horizon_ms)
     rows = rows.with_columns(judged.verdicts.alias("verdict"))

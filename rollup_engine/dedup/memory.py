@@ -1,6 +1,6 @@
 """Remembered ids in a dictionary: the simulation's store, and the definition the RocksDB store is tested against."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from rollup_engine.dedup.verdicts import last_seen_ms
 
@@ -24,8 +24,8 @@ class MemoryIds:
     def get(self, keys: list[bytes]) -> list[bytes | None]:
         return [self.ids.get(key) for key in keys]
 
-    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
-        self.ids.update(puts)
+    def write(self, keys: Sequence[bytes], values: Sequence[bytes], position: int, incarnation: str) -> None:
+        self.ids.update(zip(keys, values, strict=True))
         self._position, self._incarnation = position, incarnation
 
     def flush(self) -> None:

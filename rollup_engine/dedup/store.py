@@ -11,7 +11,7 @@ answered from it.
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -105,12 +105,12 @@ class RocksIds:
             found: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type,assignment]
         return found
 
-    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
+    def write(self, keys: Sequence[bytes], values: Sequence[bytes], position: int, incarnation: str) -> None:
         batch = WriteBatch(raw_mode=True)
-        deque(map(batch.put, puts.keys(), puts.values()), maxlen=0)
+        deque(map(batch.put, keys, values), maxlen=0)
         oldest_ms = self._meta.oldest_ms
-        if not oldest_ms and puts:
-            oldest_ms = last_seen_ms(next(iter(puts.values())))
+        if not oldest_ms and values:
+            oldest_ms = last_seen_ms(values[0])
         meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
         batch.put(META, msgspec.msgpack.encode(meta))
         with self._intact():

@@ -10,9 +10,11 @@ This module is pure: no clock, no store.
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
 import polars as pl
 
 from rollup_engine.keys import FIELDS_MASK, pairs, to_bytes
@@ -29,8 +31,11 @@ FUTURE = "future"  # booked as invalid
 RUNS_MAX = 64  # beyond it the oldest run goes: still a repeat, perhaps told as conflicting instead of duplicate
 
 Runs = tuple[tuple[int, int], ...]
+Puts = tuple[list[bytes], list[bytes]]  # ids to remember: keys, each once, and the value of each
 Lookup = Callable[[list[bytes]], list[bytes | None]]
 _RUN = struct.Struct(">Qq")
+JUDGED_BY: Final = ("id_hash", "payload", "clock_ms", "future", "late")
+"""The columns that verdicts follow from."""
 KEY_BYTES = 16
 
 
@@ -80,20 +85,21 @@ class Judged:
     """Verdicts per row of the frame given, and the ids to remember afterwards."""
 
     verdicts: pl.Series
-    puts: Mapping[bytes, bytes]
+    puts: Puts
 
 
 def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
-    """Judges rows in log order, all of one event type: columns id_hash, payload, clock_ms, future, late.
+    """Judges rows in log order, all of one event type: columns `JUDGED_BY`.
 
     They are worked off by id: verdicts on one id know nothing of others, and the store answers and takes in keys in
     order for less. Rows whose id is new and stands once in the frame are judged as columns; the others one by one.
     """
-    rows = frame.select("id_hash", "payload", "clock_ms", "future", "late").with_row_index("row")
+    rows = frame.select(JUDGED_BY).with_row_index("row")
     rows = rows.sort("id_hash", maintain_order=True)
     keys = to_bytes(rows["id_hash"])
     found = lookup(keys.tolist())
-    plain = ~rows["id_hash"].is_duplicated()
+    new_key = (rows["id_hash"] != rows["id_hash"].shift()).fill_null(value=True)
+    plain = new_key & new_key.shift(-1, fill_value=True)  # in order of keys, an id that stands twice has it beside it
     if found.count(None) < len(found):
         plain &= pl.Series([value is None for value in found], dtype=pl.Boolean)
     verdicts = rows.select(
@@ -101,7 +107,7 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     ).to_series()
     new = (plain & (verdicts == COUNTED)).to_numpy()
     values = pairs(rows["payload"].to_numpy(), rows["clock_ms"].to_numpy())  # as `encode` has them
-    puts: dict[bytes, bytes] = dict(zip(keys[new].tolist(), values[new].tolist(), strict=True))
+    puts: Puts = keys[new].tolist(), values[new].tolist()
     others = (~plain).arg_true()
     if others.len():
         runs: dict[bytes, Runs] = {}
@@ -112,7 +118,10 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
             before = runs[key] if key in runs else decode(value) if value is not None else ()
             verdict, runs[key] = judge(before, payload, at_ms, horizon_ms, future=future, late=late)
             changed.append(verdict)
-        puts.update((key, encode(after)) for key, after in runs.items() if after)
+        remembered = {key: after for key, after in runs.items() if after}
+        puts[0].extend(remembered)
+        puts[1].extend(map(encode, remembered.values()))
         verdicts = verdicts.scatter(others, changed)
-    in_log_order = pl.DataFrame([rows["row"], verdicts.alias("verdict")]).sort("row")
-    return Judged(in_log_order["verdict"], puts)
+    place = np.empty(rows.height, dtype=np.uint32)
+    place[rows["row"].to_numpy()] = np.arange(rows.height, dtype=np.uint32)
+    return Judged(verdicts.gather(place).alias("verdict"), puts)

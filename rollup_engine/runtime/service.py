@@ -50,14 +50,15 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         alarms: Alarms,
         *,
         drain: bool,
+        share: Callable[[int], bool] = lambda partition: True,
     ) -> None:
         """`drain`: a clean stop first works off what its topics hold by then; for a broker that ends with us.
 
-        Such a one on an embedded broker takes every partition without asking a group: that broker lets a group wait 5 s
-        before it begins, and 18 s for one that died. Another worker beside it still gets what it claims.
+        Such a one on an embedded broker takes every partition of its `share` without asking a group: that broker lets a
+        group wait 5 s before it begins, and 18 s for one that died. Another worker beside it still gets what it claims.
         """
         super().__init__()
-        self._drain, self._alone = drain, drain and kafka.cluster.embedded
+        self._drain, self._alone, self._share = drain, drain and kafka.cluster.embedded, share
         self.stage, self._group, self._topics = stage, group, list(topics)
         self._kafka, self._make, self._alarms = kafka, make, alarms
         self._starting: set[TopicPartition] = set()  # no progress yet since their session began
@@ -97,10 +98,10 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         )
         if self._alone:
             counts = {topic: await self._kafka.partitions(topic) for topic in self._topics}
-            everything = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
+            ours = [TopicPartition(topic, p) for topic, n in counts.items() for p in range(n) if self._share(p)]
             await self._consumer.start()
-            self._consumer.assign(everything)
-            await self.on_partitions_assigned(everything)
+            self._consumer.assign(ours)
+            await self.on_partitions_assigned(ours)
             return
         self._consumer.subscribe(self._topics, listener=self)
         try:

@@ -1,4 +1,4 @@
-"""Every role in one command, each its own process: embedded services where none are configured, route and work.
+"""Every role in one command, in processes of its own: embedded services where none are configured, route and work.
 
 Owns the children: starts them, starts again what dies, ends them upstream first. An embedded broker loses what it holds
 when it ends, so a clean stop first works off everything to Postgres.
@@ -64,9 +64,14 @@ def services(settings: Settings) -> Iterator[Addresses]:
 @dataclass
 class _Child:
     role: str
+    number: int  # among those of its role
     process: "subprocess.Popen[bytes]"
     port: int
     restart_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.role if self.number == 0 else f"{self.role} {self.number + 1}"
 
     @property
     def page(self) -> str:
@@ -74,18 +79,22 @@ class _Child:
 
 
 class Children:
-    """The role processes."""
+    """The role processes, `processes` of each role."""
 
-    def __init__(self, settings: Settings, config_dir: str, addresses: Addresses, *, drain: bool) -> None:
+    def __init__(
+        self, settings: Settings, config_dir: str, addresses: Addresses, *, drain: bool, processes: int = 1
+    ) -> None:
         self._settings, self._config_dir, self._addresses, self._drain = settings, config_dir, addresses, drain
+        self._processes = processes
         self._children: list[_Child] = []
         self._deaths: list[float] = []
 
     def start(self) -> None:
         for role in ROLES:
-            self._children.append(self._spawn(role, processes.free_port()))
+            for number in range(self._processes):
+                self._children.append(self._spawn(role, number, processes.free_port()))
 
-    def _spawn(self, role: str, port: int) -> _Child:
+    def _spawn(self, role: str, number: int, port: int) -> _Child:
         environment = {
             **os.environ,
             "ROLLUP_KAFKA_BOOTSTRAP_SERVERS": self._addresses.kafka,
@@ -97,45 +106,51 @@ class Children:
             "ROLLUP_WEB_PORT": str(port),
         }
         command = [sys.executable, "-m", "rollup_engine", role, "--config", self._config_dir]
-        command += ["--parent", str(os.getpid())]
+        command += ["--parent", str(os.getpid()), "--share", f"{number}/{self._processes}"]
         process = subprocess.Popen(
             command + (["--drain"] if self._drain else []),
             env=environment,
             start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
         )
-        return _Child(role, process, port)
+        return _Child(role, number, process, port)
 
     def watch(self) -> None:
         """Start again what died. Raises `RollupError` for a child that refuses to run, or dies again and again."""
-        for number, child in enumerate(self._children):
+        for index, child in enumerate(self._children):
             status = child.process.poll()
             if status is None:
                 continue
             if status == 2:
-                raise RollupError(f"`{child.role}` cannot run; it has said why above.")
+                raise RollupError(f"`{child.name}` cannot run; it has said why above.")
             now = time.monotonic()
             if child.restart_at is None:
                 self._deaths = [at for at in self._deaths if now - at < 60] + [now]
                 if len(self._deaths) > RESTARTS_MAX:
                     raise RollupError(
-                        f"`{child.role}` has died {RESTARTS_MAX} times within a minute; its log is above."
+                        f"`{child.name}` has died {RESTARTS_MAX} times within a minute; its log is above."
                     )
-                log.warning("a role has died and is started again", role=child.role, exit_status=status)
+                log.warning("a role has died and is started again", role=child.name, exit_status=status)
                 child.restart_at = now + RESTART_SECONDS
             elif now >= child.restart_at:
-                self._children[number] = self._spawn(child.role, processes.free_port(child.port))
+                self._children[index] = self._spawn(child.role, child.number, processes.free_port(child.port))
 
     async def stop(self) -> None:
-        """End the roles in order, upstream first, each after it has worked off what it should."""
-        for child in self._children:
-            if self._drain:
-                await self._listens(child)
-            if child.process.poll() is None:
-                child.process.send_signal(signal.SIGTERM)
-                while child.process.poll() is None:
-                    await asyncio.sleep(0.05)
-            if child.process.returncode not in _FINE:
-                log.warning("a role ended with an error", role=child.role, exit_status=child.process.returncode)
+        """End the roles in order, upstream first, each after it has worked off what it should. The first `work` is the
+        last of all: rollup may be its alone, and the others send to it."""
+        for role in ROLES:
+            alike = [child for child in self._children if child.role == role]
+            await asyncio.gather(*map(self._end, alike[1:]))
+            await self._end(alike[0])
+
+    async def _end(self, child: _Child) -> None:
+        if self._drain:
+            await self._listens(child)
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+            while child.process.poll() is None:
+                await asyncio.sleep(0.05)
+        if child.process.returncode not in _FINE:
+            log.warning("a role ended with an error", role=child.name, exit_status=child.process.returncode)
 
     async def _listens(self, child: _Child) -> None:
         """Wait for a role that is still starting: a signal now would end it with nothing worked off."""
@@ -153,9 +168,14 @@ class Children:
                 child.process.wait()
 
     async def working(self) -> bool:
-        """Whether every role has partitions open, by its own word."""
-        answers = [await asyncio.to_thread(_health, page) for page in self.pages.values()]
-        return all(answer is not None and answer["healthy"] and answer["partitions"] for answer in answers)
+        """Whether all is well with every process, and every role has partitions open, by their own word."""
+        open_partitions = dict.fromkeys(ROLES, 0)
+        for child in self._children:
+            answer = await asyncio.to_thread(_health, child.page)
+            if answer is None or not answer["healthy"]:
+                return False
+            open_partitions[child.role] += answer["partitions"]
+        return all(open_partitions.values())
 
     async def ready(self) -> None:
         """Wait until every role is at work."""
@@ -169,7 +189,7 @@ class Children:
 
     @property
     def pages(self) -> dict[str, str]:
-        return {child.role: child.page for child in self._children}
+        return {child.name: child.page for child in self._children}
 
 
 def _health(page: str) -> dict[str, Any] | None:
@@ -185,7 +205,7 @@ def _health(page: str) -> dict[str, Any] | None:
 
 @asynccontextmanager
 async def engine(
-    settings: Settings, config: Config, config_dir: str, addresses: Addresses, *, drain: bool
+    settings: Settings, config: Config, config_dir: str, addresses: Addresses, *, drain: bool, processes: int = 1
 ) -> "AsyncIterator[tuple[Children, asyncpg.Pool[asyncpg.Record], KafkaLog]]":
     """The roles running for the block, checked to be able to run before any is started; ended cleanly after it."""
     async with AsyncExitStack() as stack:
@@ -195,7 +215,8 @@ async def engine(
         registry = Registry(pool, settings.app_id)
         topology = await registry.join(kafka, config, settings.partitions, "up")
         await stack.enter_async_context(registry.lease(topology.generation, "up", lambda: None))
-        children = Children(settings, config_dir, addresses, drain=drain or kafka.cluster.embedded)
+        drain = drain or kafka.cluster.embedded
+        children = Children(settings, config_dir, addresses, drain=drain, processes=processes)
         stack.callback(children.kill)
         children.start()
         yield children, pool, kafka
@@ -210,15 +231,14 @@ async def up(
     *,
     exit_when_idle: float | None,
     say: Callable[[str], None],
+    processes: int = 1,
 ) -> bool:
     """Run until SIGTERM, SIGINT, or idle for so many seconds. True where every role ended well."""
     stop = Stop()
     try:
-        async with engine(settings, config, config_dir, addresses, drain=exit_when_idle is not None) as (
-            children,
-            pool,
-            kafka,
-        ):
+        drain = exit_when_idle is not None
+        running = engine(settings, config, config_dir, addresses, drain=drain, processes=processes)
+        async with running as (children, pool, kafka):
             stop.in_order()
             _say_where(say, settings, addresses, children)
             idle = _Idle(exit_when_idle)
@@ -242,8 +262,8 @@ def _say_where(say: Callable[[str], None], settings: Settings, addresses: Addres
     embedded_database = settings.database_url is None
     say(f"Kafka     {addresses.kafka}")
     say(f"Postgres  {addresses.database if embedded_database else _without_password(addresses.database)}")
-    for role, page in children.pages.items():
-        say(f"{role:<9} {page}/health  {page}/metrics")
+    for name, page in children.pages.items():
+        say(f"{name:<9} {page}/health  {page}/metrics")
     say("Running. Stop with Ctrl-C.")
 
 

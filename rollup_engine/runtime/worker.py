@@ -8,6 +8,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import faust
@@ -52,8 +53,32 @@ class _App(faust.App):
     BootStrategy = _Boot
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Number `number` of `processes` alike that one `up` has started. It matters where no Kafka group shares out the
+    partitions: on an embedded broker."""
+
+    number: int = 0
+    processes: int = 1
+
+    def has(self, partition: int) -> bool:
+        return partition % self.processes == self.number
+
+    def is_last(self, partition: int) -> bool:
+        """The first one stops last, when the others no longer send it anything: rollup is wholly its own."""
+        return self.number == 0
+
+
 async def run(
-    role: str, settings: Settings, config: Config, kafka: str, database: str, *, web_port: int, drain: bool
+    role: str,
+    settings: Settings,
+    config: Config,
+    kafka: str,
+    database: str,
+    *,
+    web_port: int,
+    drain: bool,
+    share: Share | None = None,
 ) -> None:
     """Run `route` or `work` until SIGTERM or SIGINT; returns after a clean stop. Raises what made it fail."""
     stop = Stop()
@@ -71,7 +96,7 @@ async def run(
             topology = await registry.join(kafka_log, config, settings.partitions, role)
             stop.in_order()
             sink, alarms = PostgresSink(pool, settings.app_id), Alarms(pool, settings.app_id)
-            services = _services(role, topology, kafka_log, sink, alarms, settings.state_dir, drain)
+            services = _services(role, topology, kafka_log, sink, alarms, settings.state_dir, drain, share or Share())
             # Given back only once the producer has ended: until then it may still send.
             await after_kafka.enter_async_context(registry.lease(topology.generation, role, stop.asked.set))
             await _serve(role, settings, services, web_port, stop.asked)
@@ -128,6 +153,7 @@ def _services(
     alarms: Alarms,
     state_dir: Path,
     drain: bool,
+    share: Share,
 ) -> list[StageService]:
     """Stages in the order in which to start them; they stop in the opposite order, upstream first."""
     clock = SystemClock()
@@ -137,7 +163,8 @@ def _services(
     tables = {deltas_topic(topology.app_id, table): table for table in topology.schemas}
 
     def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
-        return StageService(stage, f"{topology.app_id}.{stage}", topics, kafka, make, alarms, drain=drain)
+        group, ours = f"{topology.app_id}.{stage}", share.is_last if stage == ROLLUP else share.has
+        return StageService(stage, group, topics, kafka, make, alarms, drain=drain, share=ours)
 
     if role == ROUTE:
         return [

@@ -1,6 +1,7 @@
 """Stopped and started again, politely or not: the totals are those of a recount, and the books balance."""
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 
 from rollup_engine.runtime.embedded import adopt_broker
-from tests.acceptance.cli import Engine, Process, until
-from tests.acceptance.traffic import events, partials, recount, rows, send, totals
+from tests.acceptance.cli import Engine, Process, get, until
+from tests.acceptance.traffic import events, partials, recount, rows, send, totals, yaml
 
 EVENTS = 12_000
 
@@ -129,6 +130,31 @@ def test_stopped_and_started_the_embedded_broker_is_a_new_one(engine: Engine) ->
     url = engine.environment["ROLLUP_DATABASE_URL"]
     (generations,) = asyncio.run(rows(url, "SELECT count(*)::int AS n FROM rollup_engine.generations"))
     assert generations["n"] == 2
+
+
+def test_several_of_each_role_work_everything_off_together(make_engine: Callable[..., Engine]) -> None:
+    """On a broker without groups, each with a share of the partitions. Who sends to another ends before it."""
+    engine = make_engine(yaml(emit_every="60s"), partitions="4")
+    up = engine.up("--processes", "3")
+    opened = [page for page in up.output.split() if page.endswith("/health")]
+    assert len(opened) == 6
+
+    def partitions() -> int:
+        return sum(json.loads(get(page)[1] or '{"partitions": 0}')["partitions"] for page in opened)
+
+    until("every partition is open, once", lambda: partitions() == 4 + 1 + 4 + 4)  # raw, replays, events, deltas
+    lines = events(EVENTS, seed=11, repeated=0.1)
+    route = up.child("route")
+    last = next(child for child in up.children() if "work" in child.cmdline() and "2/3" in child.cmdline())
+    assert route is not None
+    last.suspend()  # it still has to send when the others are done
+    engine.produce(lines)
+    up.send(signal.SIGTERM)
+    until("route is done", lambda: not route.is_running())
+    time.sleep(3)  # for whoever would not wait for it
+    last.resume()
+    assert up.ends() == 0, up.output
+    exact(engine, lines, duplicates=len(lines) - EVENTS)
 
 
 def test_a_broker_that_vanished_is_replaced(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.beds import EMBEDDED
-from benchmarks.end_to_end import ENGINE, LABEL, one_run
+from benchmarks.end_to_end import LABEL, one_run
 from benchmarks.recount import EQUAL
 from benchmarks.traffic import Traffic
 
@@ -22,7 +22,7 @@ LAST_TRY_SECONDS = 25.0  # no further one is begun after so long
 
 def ratio(events: int) -> float:
     """Of one run, whose totals and books must be exact."""
-    rows = {row["what"]: row for row in one_run(EMBEDDED, Traffic(events), frozenset({ENGINE, "drain"}))}
+    rows = {row["what"]: row for row in one_run(EMBEDDED, Traffic(events), frozenset({"engine", "drain"}))}
     engine = rows[LABEL]
     assert engine["recount"] == EQUAL
     found = engine["to the drain"]

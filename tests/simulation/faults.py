@@ -278,11 +278,11 @@ class FaultyStore(MemoryIds):
         self._fault = fault
         self.taken = False  # by a session, as RocksDB's lock
 
-    def write(self, puts: Mapping[bytes, bytes], position: int, incarnation: str) -> None:
+    def write(self, keys: Sequence[bytes], values: Sequence[bytes], position: int, incarnation: str) -> None:
         fault = self._fault()
         if fault == "before":
             raise StoreFault("before the write")
-        super().write(puts, position, incarnation)
+        super().write(keys, values, position, incarnation)
         if fault == "after":
             raise StoreFault("after the write")
 

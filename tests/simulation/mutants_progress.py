@@ -16,7 +16,7 @@ JUDGE = "outcome = deduplicate(self._state, self._marks, batch, config, self._st
 COVERED = "covered = {**self._state.covered, **{rollup.table: position for rollup in config.rollups}}"
 AFTER = "after = msgspec.structs.replace(outcome.state, generation=generation, covered=covered)"
 STATE = "state = msgspec.to_builtins(after)"
-STORE = "self._store.write(outcome.puts, position, self._incarnation)"
+STORE = "self._store.write(*outcome.puts, position, self._incarnation)"
 BOUNDS = "start, end = await self._log.bounds(self._topic, self._partition)"
 CLAIM_DEDUP = "self._claim = await self._sink.claim(DEDUP, self.source, 0)"
 

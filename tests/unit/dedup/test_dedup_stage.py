@@ -146,9 +146,9 @@ async def test_deltas_are_sent_then_the_sink_advances_then_the_store_is_written(
     done: list[str] = []
 
     class Watched(MemoryIds):
-        def write(self, puts: Any, position: int, incarnation: str) -> None:
+        def write(self, keys: Any, values: Any, position: int, incarnation: str) -> None:
             done.append(f"store {position}")
-            super().write(puts, position, incarnation)
+            super().write(keys, values, position, incarnation)
 
     bench.store = Watched()
     await bench.start()
@@ -238,8 +238,8 @@ async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(
     class CrashesOnce(MemoryIds):
         crashed = False
 
-        def write(self, puts: Any, position: int, incarnation: str) -> None:
-            super().write(puts, position, incarnation)
+        def write(self, keys: Any, values: Any, position: int, incarnation: str) -> None:
+            super().write(keys, values, position, incarnation)
             if not self.crashed:
                 self.crashed = True
                 raise OSError("the machine stopped")
@@ -354,7 +354,7 @@ async def test_a_partition_that_the_topic_should_not_have_halts(bench: Bench) ->
 
 async def test_ids_outlive_a_new_life_of_the_events_topic(bench: Bench) -> None:
     await bench.start()
-    bench.store.write({}, 7, "an earlier life")
+    bench.store.write([], [], 7, "an earlier life")
     bench.store.ids[(1).to_bytes(16, "big")] = b"\x00" * 7 + b"\x01" + b"\x00" * 7 + b"\x05"
     await bench.start()
     bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))

@@ -23,6 +23,10 @@ def key(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
+def puts(ids: dict[bytes, bytes]) -> tuple[list[bytes], list[bytes]]:
+    return list(ids), list(ids.values())
+
+
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.dictionaries(st.integers(0, 30), st.integers(0, 1000), max_size=8)),
@@ -42,9 +46,9 @@ def test_it_is_a_dictionary(tmp_path_factory: pytest.TempPathFactory, steps: lis
     try:
         for number, (what, argument) in enumerate(steps, 1):
             if what == "write":
-                puts = {key(i): encode(((7, at),)) for i, at in argument.items()}  # type: ignore[attr-defined]
-                rocks.write(puts, number, "life")
-                memory.write(puts, number, "life")
+                ids = {key(i): encode(((7, at),)) for i, at in argument.items()}  # type: ignore[attr-defined]
+                rocks.write(*puts(ids), number, "life")
+                memory.write(*puts(ids), number, "life")
             elif what == "expire":
                 bound = max(bound, int(str(argument)))
                 rocks.expire(bound, 1000)
@@ -68,7 +72,7 @@ def test_it_is_a_dictionary(tmp_path_factory: pytest.TempPathFactory, steps: lis
 
 def test_a_round_deletes_what_is_due_a_few_steps_at_a_time(tmp_path: Path) -> None:
     store = RocksIds(tmp_path)
-    store.write({key(i): encode(((1, 1000 + i),)) for i in range(100)}, 1, "life")
+    store.write(*puts({key(i): encode(((1, 1000 + i),)) for i in range(100)}), 1, "life")
     gone = sum(store.expire(1050, 7) for _ in range(20))
     assert gone == 50
     assert sum(value is not None for value in store.get([key(i) for i in range(100)])) == 50
@@ -78,7 +82,7 @@ def test_a_round_deletes_what_is_due_a_few_steps_at_a_time(tmp_path: Path) -> No
 
 def test_two_processes_on_one_disk_take_different_slots(tmp_path: Path) -> None:
     first = RocksIds(tmp_path)
-    first.write({key(1): encode(((1, 1),))}, 5, "life")
+    first.write(*puts({key(1): encode(((1, 1),))}), 5, "life")
     second = RocksIds(tmp_path)
     assert second.position == 0
     assert second.get([key(1)]) == [None]
@@ -91,11 +95,11 @@ def test_two_processes_on_one_disk_take_different_slots(tmp_path: Path) -> None:
 
 def test_a_copy_of_the_disk_is_an_earlier_but_whole_state(tmp_path: Path) -> None:
     store = RocksIds(tmp_path / "a")
-    store.write({key(1): encode(((1, 1),))}, 5, "life")
+    store.write(*puts({key(1): encode(((1, 1),))}), 5, "life")
     store.close()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     store = RocksIds(tmp_path / "a")
-    store.write({key(2): encode(((1, 2),))}, 9, "life")
+    store.write(*puts({key(2): encode(((1, 2),))}), 9, "life")
     store.close()
     older = RocksIds(tmp_path / "b")
     assert older.position == 5
@@ -121,7 +125,7 @@ def damaged(path: Path, how: str) -> None:
 def test_a_damaged_disk_gives_right_answers_or_starts_empty(tmp_path: Path, pattern: str, how: str) -> None:
     store = RocksIds(tmp_path)
     keys, right = [key(i) for i in range(1000)], [encode(((i, i),)) for i in range(1000)]
-    store.write(dict(zip(keys, right, strict=True)), 5, "life")
+    store.write(*puts(dict(zip(keys, right, strict=True))), 5, "life")
     store.close()
     for path in (tmp_path / "0").glob(pattern):
         damaged(path, how)
@@ -133,7 +137,7 @@ def test_a_damaged_disk_gives_right_answers_or_starts_empty(tmp_path: Path, patt
         found = store.get(keys)  # as the next session will find it
         assert store.position == 0
     assert found == (right if store.position == 5 else [None] * 1000)
-    store.write({key(1): right[2]}, 9, "life")
+    store.write(*puts({key(1): right[2]}), 9, "life")
     store.close()
     store = RocksIds(tmp_path)
     assert (store.position, store.get([key(1)])) == (9, [right[2]])
@@ -143,7 +147,7 @@ def test_a_damaged_disk_gives_right_answers_or_starts_empty(tmp_path: Path, patt
 def test_what_another_format_wrote_is_discarded(tmp_path: Path) -> None:
     for stored in (msgspec.msgpack.encode([99, 7, "life"]), msgspec.msgpack.encode("something else")):
         store = RocksIds(tmp_path)
-        store.write({key(1): encode(((1, 1),)), META: stored}, 5, "life")
+        store.write(*puts({key(1): encode(((1, 1),)), META: stored}), 5, "life")
         store._db.put(META, stored)
         store.close()
         store = RocksIds(tmp_path)
@@ -153,7 +157,7 @@ def test_what_another_format_wrote_is_discarded(tmp_path: Path) -> None:
 
 def test_a_store_whose_own_position_is_corrupt_starts_empty_at_once(tmp_path: Path) -> None:
     store = RocksIds(tmp_path)
-    store.write({key(i): encode(((i, i),)) for i in range(5_000)}, 5, "life")
+    store.write(*puts({key(i): encode(((i, i),)) for i in range(5_000)}), 5, "life")
     store.close()
     (table,) = (tmp_path / "0").glob("*.sst")
     content = bytearray(table.read_bytes())
@@ -162,7 +166,7 @@ def test_a_store_whose_own_position_is_corrupt_starts_empty_at_once(tmp_path: Pa
     table.write_bytes(content)
     mended = RocksIds(tmp_path)
     assert (mended.position, mended.get([key(1)])) == (0, [None])
-    mended.write({key(1): encode(((1, 1),))}, 6, "life")
+    mended.write(*puts({key(1): encode(((1, 1),))}), 6, "life")
     mended.close()
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
@@ -192,11 +196,11 @@ def test_a_full_disk_halts_at_the_opening(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_disk_that_fills_up_halts_at_a_write_and_what_was_there_stays(tmp_path: Path) -> None:
     store = RocksIds(tmp_path)
-    store.write({key(1): encode(((1, 1),))}, 5, "life")
+    store.write(*puts({key(1): encode(((1, 1),))}), 5, "life")
     database = store._db
     store._db = SimpleNamespace(write=full, close=full)  # type: ignore[assignment]
     with pytest.raises(PartitionHalted, match=f"{FULL}.*Make room on the disk"):
-        store.write({key(2): encode(((2, 2),))}, 6, "life")
+        store.write(*puts({key(2): encode(((2, 2),))}), 6, "life")
     store.close()  # what is in memory has no room either: it is behind, as after a crash
     store._db = SimpleNamespace(close=broken)  # type: ignore[assignment]
     with pytest.raises(Exception, match="Input/output error"):
@@ -208,7 +212,7 @@ def test_a_disk_that_fills_up_halts_at_a_write_and_what_was_there_stays(tmp_path
 def test_the_path_of_a_store_does_not_decide_what_a_fault_means(tmp_path: Path) -> None:
     directory = tmp_path / "Corruption" / "lock of blocks"
     store = RocksIds(directory)
-    store.write({key(1): encode(((1, 1),))}, 5, "life")
+    store.write(*puts({key(1): encode(((1, 1),))}), 5, "life")
     other = RocksIds(directory)
     assert (other.position, sorted(path.name for path in directory.iterdir())) == (0, ["0", "1"])
     other.close()
@@ -217,7 +221,7 @@ def test_the_path_of_a_store_does_not_decide_what_a_fault_means(tmp_path: Path) 
 
 def test_one_step_at_a_time_gets_round(tmp_path: Path) -> None:
     store = RocksIds(tmp_path)
-    store.write({key(i): encode(((1, i),)) for i in range(10)}, 1, "life")
+    store.write(*puts({key(i): encode(((1, i),)) for i in range(10)}), 1, "life")
     assert sum(store.expire(5, 1) for _ in range(12)) == 5
     store.close()
 
@@ -236,7 +240,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from rollup_engine.dedup.store import RocksIds
 store = RocksIds(Path({str(tmp_path)!r}), logged={logged})
-store.write({{b"k" * 16: b"v" * 16}}, 2, "life")
+store.write([b"k" * 16], [b"v" * 16], 2, "life")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGKILL

@@ -181,7 +181,7 @@ def judged_in_frames(log: list[Copy], cuts: list[int], horizon_ms: int, store: d
         frame = frame_of(log[start:end])
         judged = judge_frame(frame, lambda keys: [store.get(key) for key in keys], horizon_ms)
         found += judged.verdicts.to_list()
-        store.update(judged.puts)
+        store.update(zip(*judged.puts, strict=True))
     return found
 
 
