@@ -1,7 +1,7 @@
 # What people type. Every target sets up what it needs; CI runs the same ones.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults setup lint format simulate mutants bench clean
+.PHONY: help demo test faults setup lint format simulate mutants bench bench-query clean
 
 BIN := .venv/bin
 # Stamps: set up once, and again when the dependencies change.
@@ -10,13 +10,19 @@ DEV := .venv/.ready-dev
 BENCH := .venv-bench/.ready
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME)  ## Real traffic through the whole pipeline, ending in a reconciliation (under 2 minutes)
 	@$(BIN)/rollup-engine demo
 
-test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 16 minutes on two cores)
-	@$(BIN)/python -m pytest
+# The simulation takes what processor time the other tests leave, for they wait a lot.
+test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 15 minutes on two cores)
+	@mkdir -p .cache
+	@$(BIN)/python -m pytest --ignore tests/simulation > .cache/tests.log 2>&1 & others=$$!; \
+	echo "Two runs side by side: first the simulation's output, then that of all other tests."; \
+	nice $(BIN)/python -m pytest tests/simulation; simulation=$$?; \
+	wait $$others; others=$$?; cat .cache/tests.log; \
+	exit $$((simulation | others))
 
 faults: $(DEV)  ## The fault matrix on Apache Kafka: every row with 200,000 live events, one line each
 	@$(BIN)/python -m tests.faults
@@ -40,10 +46,13 @@ mutants: $(DEV)  ## Takes the guards away one by one, and shows what of the suit
 	@$(BIN)/python -m tests.simulation.mutating
 
 bench: $(DEV) $(BENCH)  ## Every benchmark beside its yardsticks, into docs/benchmarks.md (takes hours; see there)
-	@for suite in end_to_end "end_to_end --kafka apache" growth scale_out freshness recovery footprint; do \
+	@for suite in end_to_end "end_to_end --kafka apache" growth scale_out freshness recovery footprint queries; do \
 		$(BIN)/python -m benchmarks $$suite --json benchmarks/results.json || exit 1; \
 	done
 	@$(BIN)/python -m benchmarks.report
+
+bench-query: $(DEV)  ## Metrics over 20 million partial rollups, with tiers and without (about 10 minutes)
+	@$(BIN)/python -m benchmarks queries --json benchmarks/results.json
 
 clean:  ## Remove what these targets made (not the engine's state in .rollup-engine)
 	rm -rf .venv .venv-bench .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

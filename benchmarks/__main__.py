@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-NAMES = ("end_to_end", "growth", "scale_out", "freshness", "recovery", "footprint")
+NAMES = ("end_to_end", "growth", "scale_out", "freshness", "recovery", "footprint", "queries")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from rollup_engine.config.loader import load
 from rollup_engine.config.settings import Settings
 from rollup_engine.runtime import up
 from rollup_engine.runtime.addresses import Addresses
+from rollup_engine.runtime.children import ROLES, Children
 from rollup_engine.runtime.kafka import KafkaLog, connection_options, wait_for_topics
 from rollup_engine.runtime.status import collect
 from tests import apache_kafka
@@ -143,7 +144,7 @@ class Run:
 
 
 @asynccontextmanager
-async def engine(bed: Bed, processes: int = 1) -> "AsyncIterator[tuple[up.Children, asyncpg.Pool[asyncpg.Record]]]":
+async def engine(bed: Bed, processes: int = 1) -> "AsyncIterator[tuple[Children, asyncpg.Pool[asyncpg.Record]]]":
     """`route` and `work` at work, so many of each, ended cleanly after the block: then every total is in Postgres."""
     config = load(bed.settings.config_dir)
     directory = str(bed.settings.config_dir)
@@ -174,10 +175,10 @@ async def end_to_end(bed: Bed, events: int, number: int = 1) -> Run:
 
 def processes() -> dict[str, list[psutil.Process]]:
     """The processes that `up` has started in this one, by role."""
-    found: dict[str, list[psutil.Process]] = {role: [] for role in up.ROLES}
+    found: dict[str, list[psutil.Process]] = {role: [] for role in ROLES}
     for process in psutil.Process(os.getpid()).children():
         command = process.cmdline()
-        for role in up.ROLES:
+        for role in ROLES:
             if "rollup_engine" in command and role in command:
                 found[role].append(process)
     return found

@@ -23,9 +23,9 @@ from rollup_engine.config.loader import load
 from rollup_engine.emit import partials
 from rollup_engine.progress import ROLLUP, Partials, Writes
 from rollup_engine.runtime import schema
+from rollup_engine.runtime.children import API, ROLES
 from rollup_engine.runtime.embedded import adopt_broker
 from rollup_engine.runtime.postgres import PostgresSink
-from rollup_engine.runtime.up import ROLES
 from rollup_engine.tables import Schema
 from rollup_engine.topology import deltas_topic, events_topic
 from tests.acceptance.cli import Engine
@@ -56,26 +56,29 @@ def _idle() -> list[Row]:
         engine = Engine(Path(directory), Path(directory) / "rollups", partitions="8")
         try:
             started = time.perf_counter()
-            process = engine.up()
+            process = engine.start("up")
+            process.says('"event": "ready"', times=2)
             seconds = time.perf_counter() - started
+            process.says('"event": "listening"')
             parts = {"up": psutil.Process(process.popen.pid)}
-            parts |= {role: child for role in ROLES if (child := process.child(role)) is not None}
+            parts |= {role: child for role in (*ROLES, API) if (child := process.child(role)) is not None}
             time.sleep(SETTLE_SECONDS)
             before = sum(_cpu(part) for part in parts.values())
             time.sleep(IDLE_SECONDS)
             used = (sum(_cpu(part) for part in parts.values()) - before) / IDLE_SECONDS
             memory = {name: part.memory_info().rss / 1e6 for name, part in parts.items()}
-            once = sum(getattr(part.memory_full_info(), "pss", 0) for part in parts.values()) / 1e6
+            once = {name: getattr(part.memory_full_info(), "pss", 0) / 1e6 for name, part in parts.items()}
             process.stop()
         finally:
             engine.close()
             if (broker := adopt_broker(engine.state_dir)) is not None:
                 broker.stop()
     return [
-        {"what": "`rollup-engine up`, until every role is ready", "unit": "s", "figure": seconds},
+        {"what": "`rollup-engine up`, until every stage is ready", "unit": "s", "figure": seconds},
         *({"what": f"`{name}`, resident, idle", "unit": "MB", "figure": size} for name, size in memory.items()),
         {"what": "all of `up`, resident, idle", "unit": "MB", "figure": sum(memory.values())},
-        {"what": "the same, what they share counted once", "unit": "MB", "figure": once or None},
+        {"what": "the same, what they share counted once", "unit": "MB", "figure": sum(once.values()) or None},
+        {"what": "of that, all but the API", "unit": "MB", "figure": sum(once.values()) - once[API] or None},
         {"what": "all of `up`, idle", "unit": "% of a core", "figure": 100 * used},
     ]
 

@@ -52,6 +52,7 @@ NODES: Final[Mapping[type[exp.Expr], frozenset[str]]] = {
     exp.Boolean: _UNARY,
     exp.Null: frozenset(),
     exp.Var: _UNARY,
+    exp.Placeholder: _UNARY,
     exp.Interval: frozenset({"this", "unit"}),
     exp.Tuple: frozenset({"expressions"}),
     # operators
@@ -148,6 +149,9 @@ FUNCTIONS: Final[Mapping[str, type[exp.Expr]]] = {
     "to_timestamp": exp.UnixToTime,
 }
 """SQL name -> node class."""
+
+BY_TIME: Final = frozenset({"earliest_by", "latest_by"})
+"""Our own aggregates, `LATEST_BY(value, time)`: the value at the least or greatest time."""
 
 FUNCTION_NODES: Final = frozenset(FUNCTIONS.values())
 

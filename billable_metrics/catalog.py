@@ -7,7 +7,7 @@ that is not meant for analysts (revision, tuple key, idempotency key): what is n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Final, Literal
@@ -27,6 +27,22 @@ COLUMN_ALIASES: Final[Mapping[str, str]] = {"count": COUNT_COLUMN}
 """Further names of public columns. `*` does not give them."""
 
 LatestBy = Literal["MAX", "MIN"]
+TotalKind = Literal["sum", "min", "max"]
+TierName = Literal["day", "hour"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A table of the same columns with one row per step and tuple: the exact totals of the step's windows.
+
+    `base_table` is quoted and schema-qualified; `timestamp` in it is the step's start in UTC. `stale`: half-open,
+    sorted, disjoint ranges of whole steps in which it may be wrong; there the rollup's own partials are to be read.
+    """
+
+    name: TierName
+    base_table: str
+    step_ms: int
+    stale: tuple[tuple[datetime, datetime], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +51,21 @@ class Table:
 
     `base_table` is quoted and schema-qualified. `columns` maps public names to physical ones, in the order of `*`.
     `group_columns` are the public grouping columns, the customer first. `latest_by` says for each totalled column
-    which aggregate picks the newest of a window's partials where totals only move one way. `complete_from`: windows
-    before it lack what came before the rollup was added; None where it was there from the first event on.
+    which aggregate picks the newest of a window's partials where totals only move one way, `totals` how windows add up
+    in it. `complete_from`: windows
+    before it lack what came before the rollup was added; None where it was there from the first event on. `tiers`:
+    coarser tables of the same totals, the coarsest first.
     """
 
     name: str
     base_table: str
     columns: Mapping[str, str]
+    window_ms: int
     group_columns: tuple[str, ...] = ()
     latest_by: Mapping[str, LatestBy] = field(default_factory=dict)
+    totals: Mapping[str, TotalKind] = field(default_factory=dict)
     complete_from: datetime | None = None
+    tiers: tuple[Tier, ...] = ()
 
     @property
     def series_columns(self) -> frozenset[str]:
@@ -75,6 +96,10 @@ class Catalog:
         name = written.lower()
         return self.table(name.removesuffix(TABLE_SUFFIX)) if name.endswith(TABLE_SUFFIX) else None
 
+    def with_tiers(self, tiers: Mapping[str, tuple[Tier, ...]]) -> Catalog:
+        """The same tables with these tiers, by rollup name (`Table.name`); a table that is not named has none."""
+        return Catalog(replace(table, tiers=tiers.get(table.name, ())) for table in self.tables)
+
     def nearest(self, written: str) -> str | None:
         """The rollup name most like the written one, or None if none is."""
         return nearest(written, (table.name for table in self.tables))
@@ -100,11 +125,15 @@ def _table(rollup: Rollup, complete_from: datetime | None) -> Table:
     columns |= {aggregate.column: aggregate.column for aggregate in rollup.aggregates}
     latest_by: dict[str, LatestBy] = {COUNT_COLUMN: "MAX"}
     latest_by |= {each.column: "MIN" if each.kind == "min" else "MAX" for each in rollup.aggregates}
+    totals: dict[str, TotalKind] = {COUNT_COLUMN: "sum"}
+    totals |= {each.column: each.kind for each in rollup.aggregates}
     return Table(
         name=rollup.name,
         base_table=f'{SCHEMA}."{rollup.table_name}"',
         columns=columns,
+        window_ms=rollup.window_ms,
         group_columns=(CUSTOMER_COLUMN, *groups),
         latest_by=latest_by,
+        totals=totals,
         complete_from=complete_from,
     )

@@ -7,16 +7,22 @@ parenthesis), so that nesting them costs two to the power of their number.
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Collection
+from itertools import pairwise
 from typing import Final
 
 from sqlglot import Token, TokenType, exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ParseError, TokenError
 
-from billable_metrics.allowed import FUNCTIONS, INTERVAL_TEXT
+from billable_metrics.allowed import BY_TIME, FUNCTIONS, INTERVAL_TEXT
+from billable_metrics.catalog import nearest
 from billable_metrics.places import refuse_at
 from rollup_engine.errors import MetricError
+
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings repeat the text, which is no matter for a log
 
 SQL_CHARACTERS_MAX: Final = 20_000
 TOKENS_MAX: Final = 4_000
@@ -36,6 +42,8 @@ _PARSER_SURPRISES = (AssertionError, AttributeError, IndexError, KeyError, TypeE
 
 _CONSTANTS = frozenset({TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER})
 _CLOSED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[^\W\d]\w*(\s+\w+)*")
 
 _CHEAP_BEFORE_PAREN = frozenset(
@@ -50,18 +58,22 @@ _CHEAP_BEFORE_PAREN = frozenset(
 )
 
 
-def parse_statement(sql: str) -> exp.Query:
-    """The tree of the one SELECT statement in the text.
+def parse_statement(sql: str, parameters: Collection[str] = ()) -> exp.Query:
+    """The tree of the one SELECT statement in the text, which may hold `:name` for each of the parameters.
 
-    Raises MetricError for text that is no SQL, holds no or several statements or another kind, or is too large.
+    Raises MetricError for text that is no SQL, holds no or several statements or another kind, is too large, or
+    names an unknown parameter.
     """
     if len(sql) > SQL_CHARACTERS_MAX:
         raise MetricError(f"metric SQL has at most {SQL_CHARACTERS_MAX} characters; this one has {len(sql)}")
+    if (half := _SURROGATE.search(sql)) is not None:
+        raise refuse_at("this is half of a character, which is no text", sql, half.start())
     dialect = Postgres()
     try:
         tokens = dialect.tokenize(sql)
     except TokenError as error:
         raise refuse_at("a quotation mark or comment is opened and not closed", sql, _opened(sql)) from error
+    tokens = _read_parameters(tokens, parameters, sql)
     _check_tokens(tokens, sql)
     try:
         trees = [tree for tree in dialect.parser().parse(tokens, sql) if tree is not None]
@@ -75,7 +87,47 @@ def parse_statement(sql: str) -> exp.Query:
         raise MetricError("the metric is empty; write one SELECT statement", sql=sql)
     if not isinstance(tree := trees[0], exp.Query):
         raise refuse_at(f"metric SQL is one SELECT statement; this is {tree.key.upper()}", sql, _first(tokens))
+    _place_parameters(tree, tokens, sql)
     return tree
+
+
+def _read_parameters(tokens: list[Token], parameters: Collection[str], sql: str) -> list[Token]:
+    """The tokens, of which those after a colon are plain names: `:end` is a parameter, although END is a keyword."""
+    read: list[Token] = []
+    for index, token in enumerate(tokens):
+        if index and tokens[index - 1].token_type is TokenType.COLON:
+            colon = tokens[index - 1]
+            name = sql[token.start : token.end + 1]
+            if token.start != colon.end + 1 or not _NAME.fullmatch(name):
+                raise refuse_at("':' is not part of metric SQL; a parameter is written :name", sql, colon.start)
+            if name not in parameters:
+                raise refuse_at(f"there is no parameter {name!r}; {_hint(name, parameters)}", sql, colon.start)
+            token = Token(TokenType.VAR, token.text, token.line, token.col, token.start, token.end)
+        read.append(token)
+    if tokens and tokens[-1].token_type is TokenType.COLON:
+        raise refuse_at("':' is not part of metric SQL; a parameter is written :name", sql, tokens[-1].start)
+    return read
+
+
+def _place_parameters(tree: exp.Query, tokens: list[Token], sql: str) -> None:
+    """Notes where parameters were written, for messages. The parser drops one that stands where it expects none."""
+    colons = [token for token in tokens if token.token_type is TokenType.COLON]
+    placed = list(tree.find_all(exp.Placeholder))
+    if len(placed) != len(colons):
+        where = colons[0].start if colons else _first(tokens)
+        raise refuse_at("a parameter is written :name, and stands where a value may stand", sql, where)
+    starts: dict[str, int] = {}
+    for colon, name in pairwise(tokens):
+        if colon.token_type is TokenType.COLON:
+            starts.setdefault(name.text, colon.start)
+    for node in placed:
+        node.meta["start"] = starts[node.name]
+
+
+def _hint(name: str, parameters: Collection[str]) -> str:
+    if close := nearest(name, parameters):
+        return f"did you mean {close!r}?"
+    return f"those there are: {', '.join(sorted(parameters))}" if parameters else "the metric declares none"
 
 
 def _check_tokens(tokens: list[Token], sql: str) -> None:
@@ -92,7 +144,7 @@ def _check_tokens(tokens: list[Token], sql: str) -> None:
             raise refuse_at("metric SQL is one statement; take out what follows the semicolon", sql, token.start)
         if "\0" in token.text:
             raise refuse_at("text in Postgres cannot hold the character U+0000", sql, token.start)
-        if not (_is_known(token) or token.token_type is TokenType.SEMICOLON):
+        if not (_is_known(token) or token.token_type in (TokenType.SEMICOLON, TokenType.COLON)):
             raise refuse_at(f"{token.text!r} is not part of metric SQL", sql, token.start)
         # Postgres reads 1_000 as a number, sqlglot as 1 with the name _000.
         if token.token_type is TokenType.NUMBER and not last:
@@ -127,7 +179,8 @@ def _check_nesting(tokens: list[Token], sql: str) -> None:
 
 
 def _is_cheap(before: Token) -> bool:
-    return before.token_type in _CHEAP_BEFORE_PAREN or before.text.lower() in FUNCTIONS
+    name = before.text.lower()
+    return before.token_type in _CHEAP_BEFORE_PAREN or name in FUNCTIONS or name in BY_TIME
 
 
 def _opened(sql: str) -> int | None:

@@ -84,8 +84,8 @@ def renamed(columns: Outputs, alias: exp.Expr | None) -> Outputs:
 
 def function_name(projection: exp.Expr, sql: str) -> str | None:
     """The name Postgres gives to an output that is a function call: the function's, as the analyst wrote it."""
-    call = projection.unnest()
-    while isinstance(call, (exp.Window, exp.Filter, exp.WithinGroup)):
+    call = projection
+    while isinstance(call, (exp.Paren, exp.Cast, exp.Window, exp.Filter, exp.WithinGroup)):
         call = call.this
     is_call = isinstance(call, exp.Func) and call.meta_get("start") is not None
     return written(call, sql).strip('"').lower() if is_call else None

@@ -5,13 +5,13 @@ Errors go to stderr as one clear sentence, without a traceback. Exit status: 0 o
 
 import asyncio
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rollup_engine.errors import RollupError, UsageError
+from rollup_engine.commands import api_keys, dead_letters, words
+from rollup_engine.errors import RollupError
 
 app = typer.Typer(
     name="rollup-engine",
@@ -21,13 +21,12 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-letters = typer.Typer(help="What was refused, and why.", no_args_is_help=True)
-app.add_typer(letters, name="dead-letters")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(api_keys.app, name="api-keys")
 
 ConfigDir = Annotated[
     Path | None, typer.Option("--config", metavar="DIR", help="Directory of rollup YAML files. [default: rollups/]")
 ]
-Format = Annotated[str, typer.Option("--format", metavar="table|json|csv", help="How to print the result.")]
 
 
 def main() -> None:
@@ -41,12 +40,6 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
-
-
-def _settings() -> Any:
-    from rollup_engine.config.settings import load_settings
-
-    return load_settings()
 
 
 def _config(settings: Any, config: Path | None) -> tuple[Any, str]:
@@ -80,18 +73,29 @@ def up(
         typer.Option("--exit-when-idle", metavar="SECONDS", min=0.1, help="End once nothing new came for so long."),
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", metavar="N", min=1, max=64, help="So many of each role, to use more cores.")
+        int,
+        typer.Option(
+            "--processes", metavar="N", min=1, max=64, help="So many of `route` and `work`, to use more cores."
+        ),
     ] = 1,
+    api: Annotated[bool, typer.Option("--api/--no-api", help="With the HTTP API, or without.")] = True,
 ) -> None:
     """Run every role, with embedded Kafka and Postgres where none are configured."""
     from rollup_engine.runtime import up as runner
 
-    settings = _settings()
+    settings = words.settings()
     _log(settings)
     loaded, directory = _config(settings, config)
     with runner.services(settings) as addresses:
         going = runner.up(
-            settings, loaded, directory, addresses, exit_when_idle=exit_when_idle, say=_say, processes=processes
+            settings,
+            loaded,
+            directory,
+            addresses,
+            exit_when_idle=exit_when_idle,
+            processes=processes,
+            api=api,
+            say=_say,
         )
         if not asyncio.run(going):
             raise RollupError("A role ended with an error; its log is above.")
@@ -107,7 +111,7 @@ def _role(role: str, config: Path | None, drain: bool, parent: int | None, share
 
     if parent is not None:
         processes.end_with_parent(parent)
-    settings = _settings()
+    settings = words.settings()
     _log(settings)
     loaded, _ = _config(settings, config)
     addresses = running(settings)
@@ -136,6 +140,28 @@ def work(config: ConfigDir = None, drain: Drain = False, parent: Parent = None, 
 
 
 @app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="H", help="Address to listen on. [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", metavar="N", min=1, max=65_535, help="[default: 6068]", show_default=False)
+    ] = None,
+    parent: Parent = None,
+) -> None:
+    """One API process: metrics, usage and status over HTTP. As many as wanted."""
+    if parent is not None:
+        from rollup_engine.runtime import processes
+
+        processes.end_with_parent(parent)
+    settings = words.settings()
+    _log(settings)
+    from rollup_engine.api.serve import serve as run
+
+    run(settings, host or settings.api_host, port or settings.api_port)
+
+
+@app.command()
 def validate(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="[PATH]...", help="YAML or SQL files, or directories.")
@@ -144,7 +170,7 @@ def validate(
     """Check rollup YAML and metric SQL; report every problem at once."""
     from rollup_engine.runtime.validation import validate as check
 
-    checked = check(paths, _settings())
+    checked = check(paths, words.settings())
     print(f"{checked.describe()}: no problems found.")
 
 
@@ -153,11 +179,32 @@ def migrate(config: ConfigDir = None) -> None:
     """Create or upgrade the database schema. Safe to run twice and from two places at once."""
     from rollup_engine.runtime.migration import migrate as run
 
-    settings = _settings()
+    settings = words.settings()
     _log(settings)
     loaded = _config(settings, config)[0] if config or settings.config_dir.is_dir() else None
     for line in asyncio.run(run(settings, loaded)):
         print(line)
+
+
+@app.command()
+def compact(
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", metavar="D", help="Keep what was superseded less long ago. [default: 1h]", show_default=False
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Give the space back to the disk; who uses a month waits meanwhile.")
+    ] = False,
+) -> None:
+    """Bring hourly and daily totals up to date and delete superseded partials, now. No total changes."""
+    from rollup_engine.runtime.compact import run
+
+    settings = words.settings()
+    _log(settings)
+    kept = words.duration(keep, "--keep")
+    run(settings, settings.partials_retention if kept is None else kept, full=full)
 
 
 @app.command()
@@ -171,7 +218,7 @@ def produce(
     """Send a file's lines as raw events."""
     from rollup_engine.runtime.screens import produce_file
 
-    produce_file(_settings(), file, topic, rate)
+    produce_file(words.settings(), file, topic, rate)
 
 
 @app.command()
@@ -181,22 +228,22 @@ def query(
     start: Annotated[str | None, typer.Option("--start", metavar="T", help="From this time on (RFC 3339).")] = None,
     end: Annotated[str | None, typer.Option("--end", metavar="T", help="Before this time (RFC 3339).")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the rewritten SQL instead of running it.")] = False,
-    output: Format = "table",
+    output: words.Format = "table",
 ) -> None:
     """Run metric SQL through the rewriter."""
     from rollup_engine.runtime.screens import run_query
 
-    _one_of(output, "table", "json", "csv")
-    run_query(_settings(), sql, customer, _time(start, "--start"), _time(end, "--end"), explain, output)
+    words.one_of(output, "table", "json", "csv")
+    run_query(words.settings(), sql, customer, words.time(start, "--start"), words.time(end, "--end"), explain, output)
 
 
 @app.command()
-def status(output: Format = "table") -> None:
+def status(output: words.Format = "table") -> None:
     """The books, lag and watermark per event type."""
     from rollup_engine.runtime.screens import show_status
 
-    _one_of(output, "table", "json")
-    show_status(_settings(), output)
+    words.one_of(output, "table", "json")
+    show_status(words.settings(), output)
 
 
 @app.command()
@@ -207,12 +254,12 @@ def plan(
     size: Annotated[int, typer.Option("--bytes-per-event", metavar="N", help="Bytes of a raw event.")] = 170,
     rollups: Annotated[int, typer.Option("--rollups", metavar="N", help="Rollups of the event type.")] = 1,
     emit_every: Annotated[str, typer.Option("--emit-every", metavar="D", help="As in the YAML.")] = "30s",
-    output: Format = "table",
+    output: words.Format = "table",
 ) -> None:
     """What a load takes in cores, Kafka, disk and Postgres, and what breaks first. Asks no service."""
     from rollup_engine.runtime import plan as planning
 
-    _one_of(output, "table", "json")
+    words.one_of(output, "table", "json")
     planning.show(planning.plan(planning.load_of(events, groups, horizon, size, rollups, emit_every)), output)
 
 
@@ -227,75 +274,4 @@ def accept_loss(
     def sure(halt: alarms.Halt) -> bool:
         return yes or typer.confirm(f"{halt.cause}.\nGive that up for good, and go on?", err=True)
 
-    screens.accept_loss(_settings(), partition, sure)
-
-
-@letters.command("list")
-def letters_list(
-    event: Annotated[str | None, typer.Option("--event", help="Of this event type only.")] = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="With this reason or outcome only.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="The newest so many.")] = 20,
-    output: Format = "table",
-) -> None:
-    """The newest dead letters."""
-    from rollup_engine.runtime.screens import list_letters
-
-    _one_of(output, "table", "json")
-    list_letters(_settings(), event, reason, limit, output)
-
-
-@letters.command("show")
-def letters_show(number: Annotated[int, typer.Argument(metavar="ID", help="From `dead-letters list`.")]) -> None:
-    """One dead letter in full, with the original event."""
-    from rollup_engine.runtime.screens import show_letter
-
-    show_letter(_settings(), number)
-
-
-@letters.command("replay")
-def letters_replay(
-    numbers: Annotated[
-        list[int] | None,
-        typer.Argument(metavar="[ID]...", min=1, max=(1 << 63) - 1, help="From `dead-letters list`."),
-    ] = None,
-    event: Annotated[str | None, typer.Option("--event", help="All of this event type.")] = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="All with this reason or outcome.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All there are.")] = False,
-    repaired: Annotated[
-        Path | None, typer.Option("--with", metavar="FILE", help="Send this event instead; `-` reads standard input.")
-    ] = None,
-    as_event: Annotated[
-        str | None, typer.Option("--as-event", metavar="E", help="The event type of letters that have none.")
-    ] = None,
-    may_double_count: Annotated[
-        bool, typer.Option("--may-double-count", help="Also what was recorded longer ago than dedup_horizon.")
-    ] = False,
-) -> None:
-    """Send dead letters again, each once: exempt from lateness, and judged like any other event for the rest."""
-    from rollup_engine.runtime.screens import replay_letters
-
-    if bool(numbers) == bool(event or reason or everything):
-        raise UsageError("Say which dead letters: by ID, or else all by --event, --reason or --all.")
-    if repaired is not None and len(numbers or ()) != 1:
-        raise UsageError("--with FILE repairs one dead letter: give its ID, and no other.")
-    chosen = {"ids": tuple(numbers or ()), "event": event, "reason": reason}
-    how = {"as_event": as_event, "may_double_count": may_double_count}
-    if not replay_letters(_settings(), repaired, **chosen, **how):
-        sys.exit(1)
-
-
-def _one_of(value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise UsageError(f"--format {value!r} is not known here. Write one of {', '.join(allowed)}.")
-
-
-def _time(text: str | None, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{option} {text!r} is no time. Write e.g. 2022-08-14T15:10:00Z.") from error
-    if time.tzinfo is None:
-        raise UsageError(f"{option} {text!r} has no offset. Write e.g. {text}Z for UTC.")
-    return time
+    screens.accept_loss(words.settings(), partition, sure)

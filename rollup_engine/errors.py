@@ -11,6 +11,7 @@ happened, to what, and what to do. Must never: import anything else of the proje
     ├── PartitionHalted         one partition stops, with cause and remedy
     ├── BrokerUnavailable
     └── DatabaseUnavailable
+        └── MetricsBusy     too many metrics at once
 """
 
 from __future__ import annotations
@@ -111,3 +112,7 @@ class BrokerUnavailable(RollupError):
 
 class DatabaseUnavailable(RollupError):
     """Postgres does not answer. Check that it runs, and that ROLLUP_DATABASE_URL names its host, user and database."""
+
+
+class MetricsBusy(DatabaseUnavailable):
+    """Too many metrics run at once. Try again later."""

@@ -11,7 +11,13 @@ BATCH_SECONDS = Histogram("rollup_batch_seconds", "Time for one batch, from read
 VERDICTS = Counter("rollup_verdicts", "What events came to", ["event", "verdict"])
 PARTIALS = Counter("rollup_partials", "Partial rollups written", ["table"])
 OPEN_PARTITIONS = Gauge("rollup_open_partitions", "Input partitions this process works on", ["stage"])
+API_REQUESTS = Counter("rollup_api_requests", "Requests answered by the API", ["route", "status"])
+API_SECONDS = Histogram("rollup_api_seconds", "Time for one request, from its head to its end", ["route"])
 HALTED = Gauge("rollup_halted_partitions", "Partitions that stopped because reading on could be wrong", ["stage"])
+TIER_ROWS = Counter("rollup_tier_rows", "Totals of hours and days written", ["table", "tier"])
+COMPACTED = Counter("rollup_compacted_partials", "Superseded partial rollups deleted", ["table"])
+UPKEEP_NOTED = Gauge("rollup_upkeep_noted", "Hours and days that wait to be totalled or compacted", ["tier"])
+UPKEEP_FAULTS = Counter("rollup_upkeep_faults", "Passes of upkeep that failed, and are tried again")
 
 
 def configure_logging(level: str, form: str) -> None:

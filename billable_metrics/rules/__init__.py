@@ -15,8 +15,13 @@ from billable_metrics.rules.allow_known_functions import allow_known_functions
 from billable_metrics.rules.allow_known_nodes import allow_known_nodes
 from billable_metrics.rules.allow_known_types import allow_known_types
 from billable_metrics.rules.allow_known_units import allow_known_units
+from billable_metrics.rules.bind_parameters import bind_parameters
+from billable_metrics.rules.bound_growth import bound_growth
 from billable_metrics.rules.check_complete import check_complete
 from billable_metrics.rules.check_long_form import check_long_form
+from billable_metrics.rules.check_searches import check_searches
+from billable_metrics.rules.choose_tiers import choose_tiers
+from billable_metrics.rules.expand_by_time import expand_by_time
 from billable_metrics.rules.expand_scans import expand_scans
 from billable_metrics.rules.find_scans import find_scans
 from billable_metrics.rules.keep_numbers_exact import keep_numbers_exact
@@ -34,14 +39,19 @@ RULES: Final[tuple[Rule, ...]] = (
     allow_known_nodes,
     allow_known_functions,
     allow_known_units,
+    bind_parameters,
     normalize_names,
     find_scans,
     check_complete,
     resolve_columns,
+    check_searches,
+    bound_growth,
+    expand_by_time,
     check_long_form,
     keep_numbers_exact,
     restrict_scans,
     push_down_predicates,
     restate_millis,
+    choose_tiers,
     expand_scans,
 )

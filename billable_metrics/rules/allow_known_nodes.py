@@ -86,7 +86,7 @@ def _check_texts(node: exp.Expr, context: Context) -> None:
         if not 1 <= len(node.name.encode()) <= IDENTIFIER_BYTES_MAX:
             raise context.refuse(f"a name has 1 to {IDENTIFIER_BYTES_MAX} bytes", node)
         return
-    if isinstance(node, exp.Literal):
+    if isinstance(node, (exp.Literal, exp.Placeholder)):  # a parameter of the metric: the parser knows its name
         return
     for value in node.args.values():
         if isinstance(value, str) and not _KEYWORDS.fullmatch(value):

@@ -40,7 +40,7 @@ def _check_table(scan: Scan, context: Context) -> None:
 
 def _check_grouping(scan: Scan, select: exp.Select, context: Context) -> None:
     settled = _fixed(scan, select) | _grouped(scan, select)
-    if context.customer is not None:
+    if context.customer is not None or context.cells is not None:
         settled.add(CUSTOMER_COLUMN)
     missing = [column for column in scan.table.group_columns if column not in settled]
     if not settled.intersection(TIME_COLUMNS):
@@ -70,7 +70,7 @@ def _fixed(scan: Scan, select: exp.Select) -> set[str]:
 
 
 def _is_constant(node: exp.Expr) -> bool:
-    return isinstance(node.this if isinstance(node, exp.Cast) else node, exp.Literal)
+    return isinstance(node.this if isinstance(node, exp.Cast) else node, (exp.Literal, exp.Parameter))
 
 
 def _grouped(scan: Scan, select: exp.Select) -> set[str]:

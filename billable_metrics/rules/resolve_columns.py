@@ -8,7 +8,7 @@ from sqlglot import exp
 
 from billable_metrics.catalog import COLUMN_ALIASES, nearest
 from billable_metrics.places import written
-from billable_metrics.scan import Context, from_items
+from billable_metrics.scan import COLUMN_META, OUTPUT_META, SCAN_META, Context, from_items
 from billable_metrics.scopes import Outputs, Scope, Source, function_name, own_nodes, renamed
 from rollup_engine.config.naming import column_name
 from rollup_engine.errors import MetricError
@@ -176,6 +176,9 @@ def _column(column: exp.Column, scope: Scope, context: Context) -> None:
         table = None
     elif table is not None and scope.source(table) is not matches[0][0]:
         table = None  # an inner table hides that name; without it Postgres finds the column further out
+    if len(matches) == 1 and matches[0][0].scan is not None:
+        column.meta[SCAN_META] = context.scans.index(matches[0][0].scan)
+        column.meta[COLUMN_META] = matches[0][1]
     column.this.set("this", names.pop())
     column.set("table", exp.to_identifier(table, quoted=True) if table is not None else None)
     column.set("db", None)
@@ -208,6 +211,7 @@ def _name_output(column: exp.Column, outputs: Outputs | list[str | None]) -> boo
     output = Source("", tuple(outputs)).find(column.name)
     if output is not None:
         column.this.set("this", output)
+        column.meta[OUTPUT_META] = True
     return output is not None
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlglot import exp
 
-from billable_metrics.scan import Context
+from billable_metrics.scan import COLUMN_META, Context
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Between)
@@ -30,6 +30,7 @@ def _restated(predicate: exp.Expr, timestamp: str, millis: str) -> exp.Expr:
         if len(columns) != 1 or not all(instants):
             continue
         columns[0].this.set("this", timestamp)
+        columns[0].meta[COLUMN_META] = "timestamp"
         for number, instant in zip(numbers, instants, strict=True):
             number.replace(exp.cast(exp.Literal.string(instant), exp.DType.TIMESTAMPTZ))
     return predicate

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from rollup_engine.config import model
 from rollup_engine.config.draft import BELONGS, Amount, Draft, DraftRollup, Group, read_draft
+from rollup_engine.config.files import label, read_text, unreadable, yaml_files
 from rollup_engine.config.naming import column_name
 from rollup_engine.config.nodes import YamlScalar, parse
 from rollup_engine.config.reader import Reader
 from rollup_engine.config.rules import broken_rules, column_of
 from rollup_engine.errors import ConfigError, Problem
-
-FILE_BYTES_MAX: Final = 1 << 20
-SUFFIXES: Final = (".yaml", ".yml")
 
 T = TypeVar("T")
 
@@ -48,7 +46,7 @@ def check(paths: Sequence[Path]) -> tuple[model.Config | None, list[Problem]]:
             drafts.append(draft)
     problems += broken_rules(drafts)
     if problems:
-        order = {_label(file): number for number, file in enumerate(files)}
+        order = {label(file): number for number, file in enumerate(files)}
         return None, sorted(problems, key=lambda p: (order.get(p.file or "", -1), p.line or 0, p.column or 0))
     events = sorted((_event(draft) for draft in drafts), key=lambda event: event.event)
     return model.Config(events=tuple(events)), []
@@ -59,7 +57,7 @@ def _find(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     problems: list[Problem] = []
     for path in paths:
         try:
-            found = _yaml_files(path) if path.is_dir() else [path]
+            found = yaml_files(path) if path.is_dir() else [path]
             for file in found:
                 files.setdefault(os.path.realpath(file), file)  # Path.resolve raises for a link to itself
         except OSError as error:
@@ -67,35 +65,20 @@ def _find(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
             continue
         if not found:
             hint = f"Create one per event type, such as {path / 'file_download.yaml'}."
-            problems.append(Problem(_label(path), None, None, "no *.yaml or *.yml file in this directory", hint))
+            problems.append(Problem(label(path), None, None, "no *.yaml or *.yml file in this directory", hint))
     if not paths:
         problems.append(Problem(None, None, None, "no configuration to check", "Name a file or a directory."))
     return list(files.values()), problems
 
 
-def _yaml_files(directory: Path) -> list[Path]:
-    """Hidden files are left out: editors keep half-written copies there."""
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.suffix in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-    )
-
-
 def _read(path: Path) -> tuple[Draft | None, list[Problem]]:
-    file = _label(path)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(FILE_BYTES_MAX + 1)
+        text = read_text(path, "a rollup YAML")
     except OSError as error:
         return None, [_unreadable(path, error)]
-    if len(content) > FILE_BYTES_MAX:
-        return None, [Problem(file, None, None, "this file is larger than 1 MiB", "Is it a rollup YAML?")]
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return None, [Problem(file, line, None, "this line is not UTF-8 text", "Save the file as UTF-8.")]
+    if isinstance(text, Problem):
+        return None, [text]
+    file = label(path)
     root = parse(text, file)
     if isinstance(root, Problem):
         return None, [root]
@@ -107,18 +90,7 @@ def _read(path: Path) -> tuple[Draft | None, list[Problem]]:
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
-    if isinstance(error, FileNotFoundError):
-        if path.suffix in SUFFIXES:
-            return Problem(_label(path), None, None, "no such file", "Check the path.")
-        hint = f"Create it and put a YAML file per event type into it, such as {path / 'file_download.yaml'}."
-        return Problem(_label(path), None, None, "no such directory", hint)
-    reason = (error.strerror or type(error).__name__).lower()
-    return Problem(_label(path), None, None, f"this cannot be read ({reason})", "Check the path and its permissions.")
-
-
-def _label(path: Path) -> str:
-    """The path as given, in text that can be printed and stored."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    return unreadable(path, error, f"a YAML file per event type into it, such as {path / 'file_download.yaml'}")
 
 
 def _event(draft: Draft) -> model.EventType:

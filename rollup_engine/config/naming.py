@@ -15,6 +15,9 @@ NAME_BYTES_MAX: Final = 40
 TABLE_SUFFIX: Final = "_aggregated"
 """A rollup's physical table is its view's name with this suffix."""
 
+TIER_SUFFIXES: Final = {"hour": "_hourly", "day": "_daily"}
+"""Its hourly and daily totals are in tables with these."""
+
 FIXED_COLUMNS: Final = frozenset(
     {
         "idempotency_key",

@@ -95,7 +95,7 @@ def parse(text: str, file: str) -> Node | Problem | None:
     except MarkedYAMLError as error:
         what = " ".join(str(error.problem or error.context or "").split())
         if what == "but found another document":
-            return _at(error, file, "a second YAML document", "Put each event type into a file of its own.")
+            return _at(error, file, "a second YAML document", "Put each document into a file of its own.")
         message = f"this is not valid YAML ({what})" if what else "this is not valid YAML"
         return _at(error, file, message, "Check the indentation, quotes, brackets and colons here and just above.")
     except ReaderError as error:

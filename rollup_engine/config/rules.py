@@ -18,6 +18,7 @@ from rollup_engine.config.naming import (
     NAME_BYTES_MAX,
     SYSTEM_COLUMNS,
     TABLE_SUFFIX,
+    TIER_SUFFIXES,
     aggregate_column,
     column_name,
 )
@@ -164,7 +165,7 @@ def tables_are_claimed_once(drafts: Sequence[Draft]) -> Iterator[Problem]:
         if rollup.name is None:
             continue
         table = column_name(rollup.name.value)
-        for relation in (table, table + TABLE_SUFFIX):
+        for relation in (table, *(table + suffix for suffix in (TABLE_SUFFIX, *TIER_SUFFIXES.values()))):
             other = first.setdefault(relation, rollup)
             if other is not rollup and other.name and other.name.value != rollup.name.value:
                 message = (

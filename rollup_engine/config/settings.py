@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollup_engine import injection
+from rollup_engine.config.durations import parse_duration
 from rollup_engine.errors import ConfigError, Problem
 
 PREFIX: Final = "ROLLUP_"
@@ -48,6 +50,10 @@ def _servers(value: str) -> str:
     return value
 
 
+def _duration(value: object) -> object:
+    return timedelta(milliseconds=parse_duration(value)) if isinstance(value, str) else value
+
+
 def _database_url(value: str) -> str:
     if urlsplit(value).scheme not in ("postgresql", "postgres"):
         raise ValueError("not a Postgres URL")
@@ -71,7 +77,17 @@ class Settings(BaseSettings):
         default=None, description="postgresql://user:password@host:5432/database", repr=False
     )
     config_dir: Path = Field(default=Path("rollups"), description="the directory of the rollup YAML files")
-    metrics_dir: Path = Field(default=Path("metrics"), description="the directory of the metric SQL files")
+    metrics_dir: Path = Field(default=Path("metrics"), description="the directory of the metric files")
+    metrics_database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        default=None,
+        description="postgresql://user:password@host:5432/database of a login that can only read",
+        repr=False,
+    )
+    metrics_timeout_s: float = Field(default=30, ge=0.1, le=3600, description="seconds, from 0.1 to 3600")
+    metrics_connections: int = Field(default=8, ge=1, le=100, description="a whole number from 1 to 100")
+    metrics_rows_max: int = Field(default=100_000, ge=1, description="a whole number above 0")
+    metrics_result_mb: int = Field(default=64, ge=1, le=1_024, description="a whole number from 1 to 1024")
+    metrics_work_mem_mb: int = Field(default=32, ge=1, le=4_096, description="a whole number from 1 to 4096")
     state_dir: Path = Field(default=Path(".rollup-engine"), description="a directory for local state, on a local disk")
     app_id: str = Field(
         default="rollup-engine",
@@ -79,6 +95,9 @@ class Settings(BaseSettings):
         description="1 to 60 of the characters a-z, A-Z, 0-9, '.', '_' and '-'",
     )
     partitions: int = Field(default=8, ge=1, le=256, description="a whole number from 1 to 256")
+    partials_retention: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(hours=1), description="how long superseded partials stay, such as 1h, 30m or 0s"
+    )
 
     kafka_security_protocol: Annotated[Protocol, BeforeValidator(_upper)] = Field(
         default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
@@ -94,6 +113,15 @@ class Settings(BaseSettings):
 
     web_host: str = Field(default="127.0.0.1", min_length=1, description="an address to listen on, such as 0.0.0.0")
     web_port: int | None = Field(default=None, ge=1, le=65_535, description="a port, 1 to 65535")
+    api_host: str = Field(default="127.0.0.1", min_length=1, description="an address to listen on, such as 0.0.0.0")
+    api_port: int = Field(default=6068, ge=1, le=65_535, description="a port, 1 to 65535")
+    api_rate: str = Field(
+        default="600/minute",
+        pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
+        description="requests a key may make, such as 600/minute, 20/second or 5000/hour",
+    )
+    api_page_rows_max: int = Field(default=10_000, ge=1, le=100_000, description="a whole number from 1 to 100000")
+    api_cache_rows: int = Field(default=200_000, ge=0, le=10_000_000, description="a whole number from 0 to 10000000")
     log_level: Annotated[Level, BeforeValidator(_upper)] = Field(
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )

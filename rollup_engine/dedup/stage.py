@@ -37,6 +37,7 @@ BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs
 REBUILD_ROWS = (
     500_000  # the more ids in order of their keys at once, the less each costs; some 100 MB, and half a second
 )
+REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -105,13 +106,15 @@ class DedupPartition:
             await self._check_lost(store.position, log_start)
         position = max(store.position, log_start)
         waiting: list[tuple[int, Packed]] = []
+        rows = 0
         async for records in exchange.read_range(
             self._log, self._topic, self._partition, position, to, self.records_max, remembered_by
         ):
             waiting += records
-            if sum(packed.rows for _, packed in waiting) >= REBUILD_ROWS:
+            rows += sum(packed.rows for _, packed in records)
+            if rows >= REBUILD_ROWS or len(waiting) >= REBUILD_RECORDS:
                 await self._remember(store, waiting)
-                waiting = []
+                waiting, rows = [], 0
         await self._remember(store, waiting)
         if lacking:
             store.flush()  # or the next crash would find it lacking again

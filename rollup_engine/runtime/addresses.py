@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import asyncpg
 
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import BrokerUnavailable, DatabaseUnavailable, RollupError
 from rollup_engine.runtime import embedded, schema
-from rollup_engine.runtime.kafka import KafkaLog, connection_options
+
+if TYPE_CHECKING:
+    from rollup_engine.runtime.kafka import KafkaLog
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ async def pool_of(settings: Settings) -> "AsyncIterator[asyncpg.Pool[asyncpg.Rec
 
 
 @asynccontextmanager
-async def kafka_if_running(settings: Settings) -> AsyncIterator[KafkaLog | None]:
+async def kafka_if_running(settings: Settings) -> "AsyncIterator[KafkaLog | None]":
     """A log on the Kafka in use; None where the embedded broker has ended."""
+    from rollup_engine.runtime.kafka import KafkaLog, connection_options  # most commands never ask it
+
     known = embedded.read_endpoints(settings.state_dir) or embedded.Endpoints()
     address = settings.kafka_bootstrap_servers or known.kafka
     if address is None:

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from billable_metrics.catalog import catalog_from_config
-from billable_metrics.execute import run as run_metric
+from billable_metrics.execute import MetricRunner
 from billable_metrics.rewriter import rewrite
 from rollup_engine.config.loader import load
 from rollup_engine.config.model import Config
@@ -34,6 +34,7 @@ from rollup_engine.errors import RollupError
 from rollup_engine.progress import KINDS
 from rollup_engine.runtime import up
 from rollup_engine.runtime.addresses import Addresses
+from rollup_engine.runtime.children import Children
 from rollup_engine.runtime.database import at_ms
 from rollup_engine.runtime.produce import produce
 from rollup_engine.runtime.screens import status_table, table
@@ -121,7 +122,7 @@ async def _follow(
     settings: Settings,
     pool: "asyncpg.Pool[asyncpg.Record]",
     kafka: Any,
-    children: up.Children,
+    children: Children,
     progress: Progress,
     booking: TaskID,
     live: Live,
@@ -172,7 +173,8 @@ async def _prove(
     found = {(at_ms(row[0]), row[1], row[2], row[3]): (row[4], int(row[5] or 0)) for row in rows}
     console.print("\n[bold]A metric, as a billing analyst writes it[/bold]")
     console.print(METRIC, style="cyan", highlight=False)
-    answer = await run_metric(addresses.database, rewrite(METRIC, catalog_from_config(config)))
+    runner = MetricRunner(addresses.database)
+    answer = await runner.run(lambda catalog: rewrite(METRIC, catalog), catalog_from_config(config))
     console.print(table(None, answer.columns, answer.rows, numbers=answer.columns[1:]))
     console.print(
         table("dead letters", ["outcome", "reason", "letters"], [tuple(row) for row in reasons], numbers=["letters"])

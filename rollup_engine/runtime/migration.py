@@ -7,6 +7,7 @@ from rollup_engine.config.settings import Settings
 from rollup_engine.runtime import schema
 from rollup_engine.runtime.addresses import pool_of
 from rollup_engine.runtime.database import lock_schema
+from rollup_engine.runtime.metric_role import grant_reading
 
 
 async def migrate(settings: Settings, config: Config | None) -> Sequence[str]:
@@ -21,4 +22,7 @@ async def migrate(settings: Settings, config: Config | None) -> Sequence[str]:
             lines += [
                 f"rollups.{rollup.table_name} is there, with view rollups.{rollup.table}" for rollup in config.rollups
             ]
-        return lines
+        async with pool.acquire() as connection, connection.transaction():
+            await lock_schema(connection)
+            for_administrator = await grant_reading(connection)
+        return lines if for_administrator is None else [*lines, for_administrator]

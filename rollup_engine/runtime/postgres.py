@@ -20,6 +20,7 @@ from rollup_engine.ports import Span
 from rollup_engine.progress import KINDS, Claim, Partials, Position, Writes
 from rollup_engine.runtime import sql
 from rollup_engine.runtime.database import Connection, at_ms, at_time, lock_schema, persist, some_time
+from rollup_engine.runtime.tiers import HOUR_MS
 from rollup_engine.tables import Schema
 
 if TYPE_CHECKING:
@@ -103,6 +104,12 @@ class PostgresSink:
             await self._write_letters(connection, writes.dead_letters)
         for partials in writes.partials:
             await _write_partials(connection, partials)
+            await self._note_hours(connection, partials)
+
+    async def _note_hours(self, connection: Connection, partials: Partials) -> None:
+        """In the same transaction: whoever sees these partials sees that the hours' totals lack them."""
+        hours = (partials.frame["window_ms"] // HOUR_MS).unique() * HOUR_MS
+        await connection.execute(self._query["note"], partials.table, [at_time(ms) for ms in hours.to_list()])
 
     async def _write_letters(self, connection: Connection, letters: pl.DataFrame) -> None:
         columns = ["app_id", *(name.replace("record_ms", "recorded_at") for name in letters.columns)]

@@ -10,8 +10,9 @@ import asyncpg
 from rollup_engine.config.model import Config, EventType, Rollup
 from rollup_engine.errors import ConfigError, DatabaseUnavailable
 from rollup_engine.route.state import NO_WATERMARK_MS
-from rollup_engine.runtime import sql
+from rollup_engine.runtime import sql, tiers
 from rollup_engine.runtime.database import Connection, at_time, lock_schema, persist, prepare
+from rollup_engine.runtime.metric_role import grant_reading
 from rollup_engine.tables import Column, Schema
 
 _CLOSE_SECONDS = 5.0
@@ -33,6 +34,7 @@ async def connect(database_url: str, connections_max: int = 10) -> "asyncpg.Pool
                 # A worker that vanished without a word must not hold its row's lock for hours.
                 "idle_in_transaction_session_timeout": "20s",
                 "tcp_keepalives_idle": "30",
+                "rollup_engine.notes": "on",  # what changes partials here notes their hours
             },
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
@@ -79,7 +81,7 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]") -> list[str]:
 
 
 async def declare(connection: Connection, app_id: str, config: Config, before: Config | None = None) -> None:
-    """Make or extend the table and view of every rollup; `before`: the YAML until now.
+    """Make or extend the table, view and tiers of every rollup; `before`: the YAML until now.
 
     Raises `ConfigError` for what cannot be changed in place.
     """
@@ -107,6 +109,8 @@ async def declare(connection: Connection, app_id: str, config: Config, before: C
                     since = await _complete_from(connection, app_id, event, rollup.window_ms)
                     await connection.execute(sql.queries("registry")["incomplete_before"], rollup.table, since)
             await _declare_columns(connection, rollup)
+            await tiers.declare(connection, rollup.table, rollup.window_ms)
+    await grant_reading(connection)
 
 
 async def _complete_from(connection: Connection, app_id: str, event: EventType, window_ms: int) -> datetime | None:

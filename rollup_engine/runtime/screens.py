@@ -125,21 +125,25 @@ def run_query(
     explain: bool,
     form: str,
 ) -> None:
-    from billable_metrics.catalog import catalog_from_config
-    from billable_metrics.execute import run
-    from billable_metrics.rewriter import rewrite
+    from billable_metrics.catalog import Catalog, catalog_from_config
+    from billable_metrics.rewriter import Rewritten, rewrite
     from rollup_engine.runtime.active import active_config
+    from rollup_engine.runtime.metric_runner import metric_runner
+
+    def plan(catalog: Catalog) -> Rewritten:
+        return rewrite(text, catalog, customer=customer, start=start, end=end)
 
     async def answer() -> Any:
         with addresses.database_of(settings) as url:
             catalog = catalog_from_config(*await active_config(settings, url))
-            rewritten = rewrite(text, catalog, customer=customer, start=start, end=end)
+            runner = metric_runner(settings, url)
             if explain:
+                rewritten = await runner.explain(plan, catalog)
                 print(rewritten.sql)
                 for number, value in enumerate(rewritten.params, 1):
                     print(f"-- ${number} = {value!r}")
                 return None
-            return await run(url, rewritten)
+            return await runner.run(plan, catalog)
 
     result = asyncio.run(answer())
     if result is not None:

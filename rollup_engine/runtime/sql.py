@@ -10,6 +10,7 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent.parent
 ROOT = _HERE / "_sql" if (_HERE / "_sql").is_dir() else _HERE.parent / "sql"
 _NAME = re.compile(r"[a-z0-9_]+")
+_BUILT = ("columns", "totals", "names", "held", "excluded", "source", "start", "end")  # by callers, of plain names
 
 
 @cache
@@ -30,9 +31,9 @@ def template(name: str, **names: str) -> str:
 
 
 def fill(text: str, **names: str) -> str:
-    """Puts `names` for `{name}` in SQL. Identifiers must be plain; `columns`, `start`, `end` are built by callers."""
+    """Puts `names` for `{name}` in SQL. Identifiers must be plain; lists of them and the like are built by callers."""
     for key, value in names.items():
-        if key not in ("columns", "start", "end") and not _NAME.fullmatch(value):
+        if key not in _BUILT and not _NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no plain SQL name")
         text = text.replace(f"{{{key}}}", value)
     return text

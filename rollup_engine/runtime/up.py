@@ -1,45 +1,30 @@
-"""Every role in one command, in processes of its own: embedded services where none are configured, route and work.
+"""Every role in one command: embedded services where none are configured, route and work, and the API.
 
-Owns the children: starts them, starts again what dies, ends them upstream first. An embedded broker loses what it holds
-when it ends, so a clean stop first works off everything to Postgres.
+An embedded broker loses what it holds when it ends, so a clean stop first works off everything to Postgres.
 """
 
 import asyncio
-import http.client
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import structlog
 
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
-from rollup_engine.errors import BrokerUnavailable, RollupError
-from rollup_engine.runtime import embedded, processes, schema
+from rollup_engine.errors import BrokerUnavailable
+from rollup_engine.runtime import embedded, schema
 from rollup_engine.runtime.addresses import Addresses
+from rollup_engine.runtime.children import Children
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.status import Status, collect
 from rollup_engine.runtime.stopping import Stop
 
 log = structlog.get_logger(__name__)
-ROLES = ("route", "work")
-RESTART_SECONDS = 1.0
-RESTARTS_MAX = 20  # within one minute: then something is wrong that starting again does not mend
 POLL_SECONDS = 0.5
-_FINE = (0, -signal.SIGTERM)  # exit statuses: ended cleanly; ended before it had begun anything
-START_SECONDS = 30.0  # for a role to get as far as hearing a signal
 
 
 @contextmanager
@@ -61,151 +46,16 @@ def services(settings: Settings) -> Iterator[Addresses]:
         yield Addresses(kafka, url)
 
 
-@dataclass
-class _Child:
-    role: str
-    number: int  # among those of its role
-    process: "subprocess.Popen[bytes]"
-    port: int
-    restart_at: float | None = None
-
-    @property
-    def name(self) -> str:
-        return self.role if self.number == 0 else f"{self.role} {self.number + 1}"
-
-    @property
-    def page(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-class Children:
-    """The role processes, `processes` of each role."""
-
-    def __init__(
-        self, settings: Settings, config_dir: str, addresses: Addresses, *, drain: bool, processes: int = 1
-    ) -> None:
-        self._settings, self._config_dir, self._addresses, self._drain = settings, config_dir, addresses, drain
-        self._processes = processes
-        self._children: list[_Child] = []
-        self._deaths: list[float] = []
-
-    def start(self) -> None:
-        for role in ROLES:
-            for number in range(self._processes):
-                self._children.append(self._spawn(role, number, processes.free_port()))
-
-    def _spawn(self, role: str, number: int, port: int) -> _Child:
-        environment = {
-            **os.environ,
-            "ROLLUP_KAFKA_BOOTSTRAP_SERVERS": self._addresses.kafka,
-            "ROLLUP_DATABASE_URL": self._addresses.database,
-            "ROLLUP_STATE_DIR": str(self._settings.state_dir.resolve()),
-            "ROLLUP_APP_ID": self._settings.app_id,
-            "ROLLUP_PARTITIONS": str(self._settings.partitions),
-            "ROLLUP_LOG_LEVEL": self._settings.log_level,
-            "ROLLUP_WEB_PORT": str(port),
-        }
-        command = [sys.executable, "-m", "rollup_engine", role, "--config", self._config_dir]
-        command += ["--parent", str(os.getpid()), "--share", f"{number}/{self._processes}"]
-        process = subprocess.Popen(
-            command + (["--drain"] if self._drain else []),
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
-        )
-        return _Child(role, number, process, port)
-
-    def watch(self) -> None:
-        """Start again what died. Raises `RollupError` for a child that refuses to run, or dies again and again."""
-        for index, child in enumerate(self._children):
-            status = child.process.poll()
-            if status is None:
-                continue
-            if status == 2:
-                raise RollupError(f"`{child.name}` cannot run; it has said why above.")
-            now = time.monotonic()
-            if child.restart_at is None:
-                self._deaths = [at for at in self._deaths if now - at < 60] + [now]
-                if len(self._deaths) > RESTARTS_MAX:
-                    raise RollupError(
-                        f"`{child.name}` has died {RESTARTS_MAX} times within a minute; its log is above."
-                    )
-                log.warning("a role has died and is started again", role=child.name, exit_status=status)
-                child.restart_at = now + RESTART_SECONDS
-            elif now >= child.restart_at:
-                self._children[index] = self._spawn(child.role, child.number, processes.free_port(child.port))
-
-    async def stop(self) -> None:
-        """End the roles in order, upstream first, each after it has worked off what it should. The first `work` is the
-        last of all: rollup may be its alone, and the others send to it."""
-        for role in ROLES:
-            alike = [child for child in self._children if child.role == role]
-            await asyncio.gather(*map(self._end, alike[1:]))
-            await self._end(alike[0])
-
-    async def _end(self, child: _Child) -> None:
-        if self._drain:
-            await self._listens(child)
-        if child.process.poll() is None:
-            child.process.send_signal(signal.SIGTERM)
-            while child.process.poll() is None:
-                await asyncio.sleep(0.05)
-        if child.process.returncode not in _FINE:
-            log.warning("a role ended with an error", role=child.name, exit_status=child.process.returncode)
-
-    async def _listens(self, child: _Child) -> None:
-        """Wait for a role that is still starting: a signal now would end it with nothing worked off."""
-        deadline = time.monotonic() + START_SECONDS
-        while child.process.poll() is None and time.monotonic() < deadline:
-            if await asyncio.to_thread(_health, child.page) is not None:
-                return
-            await asyncio.sleep(0.05)
-
-    def kill(self) -> None:
-        """End them at once; nothing is lost that a start would not find again."""
-        for child in self._children:
-            if child.process.poll() is None:
-                child.process.kill()
-                child.process.wait()
-
-    async def working(self) -> bool:
-        """Whether all is well with every process, and every role has partitions open, by their own word."""
-        open_partitions = dict.fromkeys(ROLES, 0)
-        for child in self._children:
-            answer = await asyncio.to_thread(_health, child.page)
-            if answer is None or not answer["healthy"]:
-                return False
-            open_partitions[child.role] += answer["partitions"]
-        return all(open_partitions.values())
-
-    async def ready(self) -> None:
-        """Wait until every role is at work."""
-        while not await self.working():
-            self.watch()
-            await asyncio.sleep(0.05)
-
-    @property
-    def failed(self) -> bool:
-        return any(child.process.returncode not in (None, *_FINE) for child in self._children)
-
-    @property
-    def pages(self) -> dict[str, str]:
-        return {child.name: child.page for child in self._children}
-
-
-def _health(page: str) -> dict[str, Any] | None:
-    """What a role says of itself; None while it says nothing."""
-    try:
-        with urllib.request.urlopen(f"{page}/health", timeout=2) as answer:  # noqa: S310 - a loopback page of ours
-            return dict(json.load(answer))
-    except urllib.error.HTTPError as unhealthy:
-        return dict(json.load(unhealthy))
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-
-
 @asynccontextmanager
 async def engine(
-    settings: Settings, config: Config, config_dir: str, addresses: Addresses, *, drain: bool, processes: int = 1
+    settings: Settings,
+    config: Config,
+    config_dir: str,
+    addresses: Addresses,
+    *,
+    drain: bool,
+    processes: int = 1,
+    api: bool = False,
 ) -> "AsyncIterator[tuple[Children, asyncpg.Pool[asyncpg.Record], KafkaLog]]":
     """The roles running for the block, checked to be able to run before any is started; ended cleanly after it."""
     async with AsyncExitStack() as stack:
@@ -216,7 +66,7 @@ async def engine(
         topology = await registry.join(kafka, config, settings.partitions, "up")
         await stack.enter_async_context(registry.lease(topology.generation, "up", lambda: None))
         drain = drain or kafka.cluster.embedded
-        children = Children(settings, config_dir, addresses, drain=drain, processes=processes)
+        children = Children(settings, config_dir, addresses, drain=drain, processes=processes, api=api)
         stack.callback(children.kill)
         children.start()
         yield children, pool, kafka
@@ -232,14 +82,18 @@ async def up(
     exit_when_idle: float | None,
     say: Callable[[str], None],
     processes: int = 1,
+    api: bool = True,
 ) -> bool:
     """Run until SIGTERM, SIGINT, or idle for so many seconds. True where every role ended well."""
     stop = Stop()
     try:
         drain = exit_when_idle is not None
-        running = engine(settings, config, config_dir, addresses, drain=drain, processes=processes)
+        running = engine(settings, config, config_dir, addresses, drain=drain, processes=processes, api=api)
         async with running as (children, pool, kafka):
             stop.in_order()
+            embedded.write_endpoints(
+                settings.state_dir, kafka=addresses.kafka, database=addresses.database, api=children.api
+            )
             _say_where(say, settings, addresses, children)
             idle = _Idle(exit_when_idle)
             while not stop.asked.is_set():
@@ -264,6 +118,8 @@ def _say_where(say: Callable[[str], None], settings: Settings, addresses: Addres
     say(f"Postgres  {addresses.database if embedded_database else _without_password(addresses.database)}")
     for name, page in children.pages.items():
         say(f"{name:<9} {page}/health  {page}/metrics")
+    if children.api is not None:
+        say(f"API       {children.api}/docs  (a key: rollup-engine api-keys create NAME --scope read --scope query)")
     say("Running. Stop with Ctrl-C.")
 
 

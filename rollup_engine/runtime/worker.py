@@ -6,11 +6,12 @@ pass events one by one. No offset of Faust's is trusted, and none of its Kafka p
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import faust
 import structlog
 from aiokafka import TopicPartition
@@ -35,6 +36,7 @@ from rollup_engine.runtime.postgres import PostgresSink
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.service import StageService
 from rollup_engine.runtime.stopping import Stop
+from rollup_engine.runtime.upkeep import upkeep_forever
 from rollup_engine.topology import Topology, deltas_topic, events_topic, replays
 from rollup_engine.windows.stage import RollupPartition
 
@@ -99,11 +101,32 @@ async def run(
             services = _services(role, topology, kafka_log, sink, alarms, settings.state_dir, drain, share or Share())
             # Given back only once the producer has ended: until then it may still send.
             await after_kafka.enter_async_context(registry.lease(topology.generation, role, stop.asked.set))
-            await _serve(role, settings, services, web_port, stop.asked)
+            async with _upkeep(role, pool, settings, config):
+                await _serve(role, settings, services, web_port, stop.asked)
     except asyncio.CancelledError:
         if not stop.at_once:
             raise
         log.info("stopped before it was ready", role=role)
+
+
+@asynccontextmanager
+async def _upkeep(
+    role: str, pool: "asyncpg.Pool[asyncpg.Record]", settings: Settings, config: Config
+) -> AsyncIterator[None]:
+    """`work` keeps tiers up to date and compacts, beside the stages."""
+    if role == ROUTE:
+        yield
+        return
+    emit_every_s = max(rollup.emit_every_ms for rollup in config.rollups) / 1000
+    keep_s = settings.partials_retention.total_seconds()
+    going = upkeep_forever(pool, settings.app_id, emit_every_s=emit_every_s, keep_s=keep_s)
+    task = asyncio.create_task(going, name="upkeep")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def _serve(

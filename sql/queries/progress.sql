@@ -39,6 +39,10 @@ ON CONFLICT (app_id, event, source, judge) DO UPDATE SET
     unmatched = books.unmatched + excluded.unmatched,
     records = books.records + excluded.records;
 
+-- name: note
+-- Partials of these hours have come.
+INSERT INTO rollup_engine.changes (table_name, tier, start) SELECT $1, 'hour', unnest($2::timestamptz[]);
+
 -- name: read_back
 -- The latest partial of each wanted window and tuple, by the table's one index. {table}, {columns}: names.
 SELECT wanted.window_start, wanted.tuple_key, latest.*

@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from billable_metrics.catalog import catalog_from_config
-from billable_metrics.execute import Result, exact, run
+from billable_metrics.execute import MetricRunner, Result, exact
 from billable_metrics.rewriter import rewrite
 from rollup_engine.config.model import Aggregate, Config, EventType, GroupColumn, Rollup, Timestamp
 from rollup_engine.runtime import schema, sql
@@ -154,6 +154,9 @@ class Database:
             each.table_name, schema_name="rollups", records=rows, columns=columns
         )
         await self.connection.copy_records_to_table(each.table, schema_name="naive", records=totals)
+        # As the sink would have: the tiers hold none of this.
+        await self.connection.execute("DELETE FROM rollup_engine.changes WHERE table_name = $1", each.table)
+        await self.connection.execute("SELECT rollup_engine.note_all($1)", each.table)
 
     def plain(self, text: str) -> Result:
         """The result of any SQL, as it is."""
@@ -173,8 +176,12 @@ class Database:
     def metric(self, metric: str, *, restricted: bool = False, **options: float) -> Result:
         """The result of a metric, rewritten and run."""
         asked = {"customer": CUSTOMER, "start": START, "end": END} if restricted else {}
-        rewritten = rewrite(metric, CATALOG, **asked)  # type: ignore[arg-type]
-        return self.runner.run(run(self.url, rewritten, **options))  # type: ignore[arg-type]
+        running = MetricRunner(self.url).run(
+            lambda catalog: rewrite(metric, catalog, **asked),  # type: ignore[arg-type]
+            CATALOG,
+            **options,  # type: ignore[arg-type]
+        )
+        return self.runner.run(running)
 
 
 def over_naive(metric: str, schema_name: str = "naive") -> str:

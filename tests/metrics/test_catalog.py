@@ -107,14 +107,16 @@ KEYWORDS = (
 @pytest.mark.parametrize("name", KEYWORDS)
 def test_grouping_columns_may_be_keywords(name: str) -> None:
     columns = {each: each for each in ("timestamp", "timestamp_millis", "external_customer_id", name)}
-    table = Table("x", "rollups.x", columns | {"aggregated_count": "count"}, ("external_customer_id", name))
+    table = Table("x", "rollups.x", columns | {"aggregated_count": "count"}, 600_000, ("external_customer_id", name))
     metric = f"SELECT x.{name}, COUNT(DISTINCT {name}) FROM AGGREGATED_EVENTS('x') WHERE {name} = 'a' GROUP BY x.{name}"
     assert f"WHERE\n    \"{name}\" = 'a'" in rewrite(metric, Catalog([table])).sql
 
 
 def test_a_grouping_column_called_event_name() -> None:
     columns = {each: each for each in ("timestamp", "timestamp_millis", "external_customer_id", "event_name")}
-    table = Table("x", "rollups.x", columns | {"aggregated_count": "count"}, ("external_customer_id", "event_name"))
+    table = Table(
+        "x", "rollups.x", columns | {"aggregated_count": "count"}, 600_000, ("external_customer_id", "event_name")
+    )
     catalog = Catalog([table])
     assert (
         "'download'"

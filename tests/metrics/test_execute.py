@@ -9,18 +9,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from billable_metrics import execute
-from billable_metrics.execute import APPLICATION_NAME, Result, exact, run
+from billable_metrics import session
+from billable_metrics.execute import MetricRunner, Result, exact
+from billable_metrics.limits import APPLICATION_NAME
 from billable_metrics.rewriter import Rewritten, rewrite
+from billable_metrics.role import METRIC_ROLE
 from rollup_engine.errors import DatabaseUnavailable, MetricError
 from tests.metrics.support import CATALOG, CUSTOMER, DAY, END, REQUESTS, START, Database, Series
 
 SCAN = "AGGREGATED_EVENTS('API_REQUEST')"
 
 
-def run_as_is(database: Database, text: str, **options: float) -> Result:
+async def run(url: str, rewritten: Rewritten, **options: float) -> Result:
     """Past the rewriter, to see what the connection itself holds back."""
-    return database.runner.run(run(database.url, Rewritten(text, []), **options))  # type: ignore[arg-type]
+    return await MetricRunner(url).run(lambda _: rewritten, CATALOG, **options)  # type: ignore[arg-type]
+
+
+def run_as_is(database: Database, text: str, **options: float) -> Result:
+    return database.runner.run(run(database.url, Rewritten(text, []), **options))
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))
@@ -106,10 +112,13 @@ def test_a_period_without_time_zone_is_refused() -> None:
         "SELECT nextval('naive.s')",
     ],
 )
-def test_nothing_can_be_written(fixed: Database, statement: str) -> None:
+@pytest.mark.parametrize(("metric_role", "refusal"), [(METRIC_ROLE, "permission|read-only"), (None, "read-only")])
+def test_nothing_can_be_written(fixed: Database, statement: str, metric_role: str | None, refusal: str) -> None:
+    """By the role, nor by a login that could: the transaction is READ ONLY."""
     fixed.execute("CREATE SEQUENCE IF NOT EXISTS naive.s")
-    with pytest.raises(MetricError, match="read-only transaction"):
-        run_as_is(fixed, statement)
+    runner = MetricRunner(fixed.url, metric_role=metric_role)
+    with pytest.raises(MetricError, match=refusal):
+        fixed.runner.run(runner.run(lambda _: Rewritten(statement, []), CATALOG))
 
 
 def test_one_statement_only(fixed: Database) -> None:
@@ -126,7 +135,7 @@ def test_the_server_stops_a_long_metric(fixed: Database) -> None:
 
 
 def test_the_client_stops_what_the_server_does_not(fixed: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "_settings", lambda _: {"application_name": APPLICATION_NAME})
+    monkeypatch.setattr(session, "session_settings", lambda *_: {"application_name": APPLICATION_NAME})
     started = time.monotonic()
     with pytest.raises(MetricError, match=r"took longer than 0\.3 s"):
         run_as_is(fixed, "SELECT pg_sleep(30)", timeout_s=0.3)
@@ -138,10 +147,26 @@ def test_the_client_stops_what_the_server_does_not(fixed: Database, monkeypatch:
 
 
 def test_the_session_is_set_up_for_metrics(fixed: Database) -> None:
-    names = ("statement_timeout", "lock_timeout", "transaction_read_only", "search_path", "standard_conforming_strings")
-    asked = ", ".join(f"current_setting('{name}')" for name in names)
+    expected = {
+        "statement_timeout": "7s",
+        "lock_timeout": "7s",
+        "idle_in_transaction_session_timeout": "17s",
+        "transaction_read_only": "on",
+        "default_transaction_read_only": "on",
+        "transaction_isolation": "repeatable read",
+        "role": METRIC_ROLE,
+        "search_path": "pg_catalog",
+        "standard_conforming_strings": "on",
+        "work_mem": "32MB",
+        "hash_mem_multiplier": "1",
+        "temp_file_limit": "2GB",
+        "max_parallel_workers_per_gather": "0",
+        "jit": "off",
+        "client_connection_check_interval": "1s",
+    }
+    asked = ", ".join(f"current_setting('{name}')" for name in expected)
     result = run_as_is(fixed, f"SELECT {asked}", timeout_s=7)
-    assert result.rows == [("7s", "7s", "on", "pg_catalog", "on")]
+    assert dict(zip(expected, result.rows[0], strict=True)) == expected
 
 
 def test_an_exponential_join_is_stopped(fixed: Database) -> None:

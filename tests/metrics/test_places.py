@@ -1,5 +1,8 @@
 """Errors say what is wrong, where, and what to write instead."""
 
+from datetime import UTC, datetime
+from decimal import Decimal
+
 import pytest
 
 from billable_metrics.rewriter import rewrite
@@ -47,6 +50,37 @@ PLACED = [  # a metric, the text (its last occurrence) at whose first character 
         "roundd",
         "the function roundd is not part of metric SQL. Did you mean round? Functions there are: abs, avg,",
     ),
+    (
+        f"SELECT LATEST_BY(sum_bytes) FROM {SCAN}",
+        "LATEST_BY",
+        "LATEST_BY takes a value and a time: LATEST_BY(sum_x, timestamp)",
+    ),
+    (
+        f"SELECT EARLIEST_BY(DISTINCT sum_bytes, timestamp) FROM {SCAN}",
+        "EARLIEST_BY",
+        "EARLIEST_BY takes a value and a time: EARLIEST_BY(sum_x, timestamp)",
+    ),
+    (
+        f"SELECT latest_by(count, timestamp ORDER BY 1) FROM {SCAN}",
+        "latest_by",
+        "LATEST_BY takes a value and a time: LATEST_BY(sum_x, timestamp)",
+    ),
+    (
+        f"SELECT latest_by(count, timestamp) FILTER (WHERE TRUE) OVER () FROM {SCAN}",
+        "latest_by",
+        "LATEST_BY is an aggregate and takes no OVER; use FIRST_VALUE or LAST_VALUE",
+    ),
+    (
+        f"SELECT LATEST_BY(latest_by(count, timestamp), timestamp) FROM {SCAN}",
+        "LATEST_BY",
+        "LATEST_BY is an aggregate and holds no other one; take the inner one in a subquery",
+    ),
+    (
+        f"SELECT latest(count, timestamp) FROM {SCAN}",
+        "latest",
+        "the function latest is not part of metric SQL. Did you mean latest_by?",
+    ),
+    (f"SELECT latest_by(nothing, timestamp) FROM {SCAN}", "nothing", "there is no column 'nothing'"),
     (
         f"SELECT EXTRACT(fortnight FROM timestamp) FROM {SCAN}",
         "fortnight",
@@ -99,6 +133,61 @@ def test_place_on_a_later_line() -> None:
     error = refused(f"-- usage\nSELECT timestamp,\n\tSUM(nothing)\nFROM {SCAN}")
     assert (error.line, error.column) == (3, 6)
     assert str(error).endswith("\n  \tSUM(nothing)\n  \t    ^")
+
+
+PARAMETERS = {
+    "since": ("TIMESTAMPTZ", datetime(2024, 3, 14, tzinfo=UTC)),
+    "price": ("NUMERIC", Decimal(1)),
+    "end": ("BOOLEAN", True),
+    "speed": ("TEXT", "fast'; --"),
+}
+
+
+def test_parameters_are_bound_with_their_type() -> None:
+    metric = (
+        f"SELECT SUM(count) * :price + :price::int FROM {SCAN} WHERE download_speed = :speed AND timestamp >= :since"
+        " HAVING :end AND ':speed' <> ''"
+    )
+    rewritten = rewrite(metric, CATALOG, customer=CUSTOMER, parameters=PARAMETERS)
+    assert rewritten.params == [Decimal(1), True, "fast'; --", datetime(2024, 3, 14, tzinfo=UTC), CUSTOMER]
+    assert 'SUM("file_download"."aggregated_count") * CAST($1 AS DECIMAL)' in rewritten.sql
+    assert '"download_speed" = CAST($3 AS TEXT)' in rewritten.sql
+    assert '"timestamp" >= CAST($4 AS TIMESTAMPTZ)' in rewritten.sql
+    assert "CAST($2 AS BOOLEAN)" in rewritten.sql  # True is not bound as the equal number 1
+    assert "':speed' <> ''" in rewritten.sql
+    assert '"external_customer_id" = $5' in rewritten.sql
+
+
+def test_a_parameter_settles_a_column_of_the_long_form() -> None:
+    metric = (
+        "SELECT MAX(count) FROM events WHERE event_name = 'file_download_aggregated' AND download_speed = :speed"
+        " AND data_clusterid = :speed GROUP BY timestamp, external_customer_id"
+    )
+    assert "GROUP BY" in rewrite(metric, CATALOG, parameters=PARAMETERS).sql
+
+
+@pytest.mark.parametrize(
+    ("metric", "at", "message"),
+    [
+        (f"SELECT 1 FROM {SCAN} WHERE :sped = ''", ":sped", "there is no parameter 'sped'; did you mean 'speed'?"),
+        (f"SELECT :zzz FROM {SCAN}", ":zzz", "there is no parameter 'zzz'; those there are: end, price, since, speed"),
+        (f"SELECT 1 FROM {SCAN} WHERE TRUE = : end", ": end", "':' is not part of metric SQL; a parameter is written"),
+        (f"SELECT 1 FROM {SCAN} WHERE TRUE = :'x'", ":'x'", "':' is not part of metric SQL; a parameter is written"),
+        (f"SELECT 1 FROM {SCAN} WHERE TRUE = :", ":", "':' is not part of metric SQL; a parameter is written :name"),
+        (f"SELECT count :price FROM {SCAN}", ":price", "a parameter is a value; it cannot name a column or table"),
+        (f"SELECT 1 FROM {SCAN} AS :speed", ":speed", "a parameter is a value; it cannot name a column or table"),
+        ("SELECT 1 FROM AGGREGATED_EVENTS(:speed)", "AGG", "AGGREGATED_EVENTS takes one event name in quotation marks"),
+    ],
+)
+def test_place_of_a_parameter(metric: str, at: str, message: str) -> None:
+    with pytest.raises(MetricError) as caught:
+        rewrite(metric, CATALOG, parameters=PARAMETERS)
+    assert caught.value.message.startswith(message)
+    assert (caught.value.line, caught.value.column) == (1, metric.rindex(at) + 1)
+
+
+def test_a_metric_without_parameters() -> None:
+    assert refused(f"SELECT :speed FROM {SCAN}").message == "there is no parameter 'speed'; the metric declares none"
 
 
 LONG = "SELECT timestamp, MAX(count) FROM events WHERE event_name = 'file_download_aggregated'"

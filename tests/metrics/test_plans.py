@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from billable_metrics.catalog import Catalog
 from billable_metrics.rewriter import rewrite
 from tests.metrics.support import CATALOG, DAY, DOWNLOADS, Database, Series
+from tests.metrics.tiers import build, tiers, with_tiers
 
 Plan = dict[str, Any]
 BASE_TABLE = "file_download_aggregated_2024_03"
-WHOLE_DAY = {"start": DAY, "end": DAY + timedelta(days=1)}
+WHOLE_DAY: dict[str, Any] = {"start": DAY, "end": DAY + timedelta(days=1)}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,9 @@ def filled(scratch: Database) -> Database:
     return scratch
 
 
-def plan_of(database: Database, text: str, *params: object) -> list[Plan]:
+def plan_of(database: Database, text: str, *params: object, options: str = "") -> list[Plan]:
     """The nodes of the plan, from the top down."""
-    found = database.runner.run(database.connection.fetchval(f"EXPLAIN (FORMAT JSON) {text}", *params))
+    found = database.runner.run(database.connection.fetchval(f"EXPLAIN ({options}FORMAT JSON) {text}", *params))
     return list(nodes(json.loads(found)[0]["Plan"]))
 
 
@@ -49,8 +51,8 @@ def nodes(plan: Plan) -> Iterator[Plan]:
         yield from nodes(part)
 
 
-def metric_plan(database: Database, metric: str, **asked: Any) -> list[Plan]:
-    rewritten = rewrite(metric, CATALOG, **asked)
+def metric_plan(database: Database, metric: str, /, catalog: Catalog = CATALOG, **asked: Any) -> list[Plan]:
+    rewritten = rewrite(metric, catalog, **asked)
     return plan_of(database, rewritten.sql, *rewritten.params)
 
 
@@ -108,6 +110,47 @@ def test_conditions_on_totals_stay_above_the_latest_revision(filled: Database) -
     assert "aggregated_count < 3" in above["Filter"]
     assert all("count" not in conditions(scan) for scan in base_scans(plan))
     assert filled.metric(metric).rows == [(0,)]  # each series ends at 4, and passed 0, 1 and 2 on its way
+
+
+@pytest.fixture(scope="module")
+def tiered(filled: Database) -> Iterator[Database]:
+    build(filled)
+    filled.execute("ANALYZE tiers.file_download_day; ANALYZE tiers.file_download_hour")
+    yield filled
+    filled.execute("DROP SCHEMA tiers CASCADE")
+
+
+def test_customer_period_and_groups_reach_tiers_and_partials(tiered: Database) -> None:
+    """Four days; of the second one hour is stale, of the last one half an hour is asked for."""
+    stale = DAY + timedelta(days=1, hours=7)
+    catalog = with_tiers(CATALOG, tiers([stale]))
+    metric = "SELECT SUM(aggregated_count) FROM AGGREGATED_EVENTS('file_download') WHERE download_speed = 'fast'"
+    period: dict[str, Any] = {"start": DAY, "end": DAY + timedelta(days=3, minutes=30)}
+    plan = metric_plan(tiered, metric, catalog, customer="customer 3", **period)
+    scans = base_scans(plan)
+    assert sorted(scan["Relation Name"] for scan in scans) == [
+        *(BASE_TABLE, BASE_TABLE, "file_download_day", "file_download_hour")
+    ]
+    under = {id(scan): " ".join(map(conditions, nodes(scan))) for scan in scans}
+    for scan in scans:
+        assert "external_customer_id = 'customer 3'" in under[id(scan)]
+        assert "download_speed = 'fast'" in under[id(scan)]
+        assert '"timestamp" >= ' in under[id(scan)]
+    read = {scan["Relation Name"]: under[id(scan)] for scan in scans}
+    assert f"\"timestamp\" >= '{stale:%Y-%m-%d %H}:00:00+00'" in " ".join(under.values())
+    assert "\"timestamp\" < '2024-03-17 00:00:00+00'" in read["file_download_day"]
+    assert "2024-03-15 07:00:00+00" in read["file_download_hour"]
+    partials = [node["Actual Rows"] for node in analyzed(tiered, metric, catalog, period) if is_partials(node)]
+    assert sum(partials) == (2 + 1) * 5  # the windows of two ranges, five partials each; not the month's 2,400
+
+
+def is_partials(node: Plan) -> bool:
+    return node.get("Relation Name") == BASE_TABLE
+
+
+def analyzed(database: Database, metric: str, catalog: Catalog, period: dict[str, Any]) -> list[Plan]:
+    rewritten = rewrite(metric, catalog, customer="customer 3", **period)
+    return plan_of(database, rewritten.sql, *rewritten.params, options="ANALYZE, ")
 
 
 def test_postgres_by_itself_pushes_times_only(filled: Database) -> None:

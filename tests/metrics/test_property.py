@@ -19,7 +19,7 @@ def histories(draw: st.DrawFn, groups: int, aggregates: int) -> list[Series]:
     values = st.tuples(st.integers(-20, 50), *[NUMBERS] * aggregates)
     keys = st.tuples(st.integers(0, 20), st.sampled_from([CUSTOMER, "globex"]), st.tuples(*[GROUP_VALUES] * groups))
     series = draw(st.dictionaries(keys, st.lists(values, min_size=1, max_size=4), max_size=12))
-    return [Series(*key, tuple(partials)) for key, partials in series.items()]  # type: ignore[arg-type]
+    return [Series(*key, tuple(partials)) for key, partials in series.items()]  # type: ignore[call-arg]
 
 
 SERIES_COLUMNS = ("external_customer_id", "data_status", "timestamp", "timestamp_millis")
@@ -69,7 +69,9 @@ def conditions(prefix: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def groupings(draw: st.DrawFn, prefix: str) -> list[str]:
-    columns = [prefix + name for name in SERIES_COLUMNS] + [f"date_trunc('hour', {prefix}timestamp)"]
+    columns = [prefix + name for name in SERIES_COLUMNS]
+    columns += [f"date_trunc('hour', {prefix}timestamp)", f"date_trunc('day', {prefix}timestamp, 'Asia/Kolkata')"]
+    columns += [f"EXTRACT(hour FROM {prefix}timestamp AT TIME ZONE 'America/New_York')"]
     return draw(st.lists(st.sampled_from(columns), unique=True, max_size=3))
 
 
@@ -85,6 +87,10 @@ def aggregates(draw: st.DrawFn, prefix: str) -> list[str]:
         f"MAX({prefix}aggregated_count)",
         f"AVG({prefix}sum_duration)",
         f"COALESCE(SUM({prefix}sum_duration), 0)",
+        f"SUM(CASE WHEN {draw(comparisons(prefix))} THEN {prefix}sum_duration ELSE 0 END)",
+        f"SUM(SUM({prefix}aggregated_count)) OVER ()",
+        f"RANK() OVER (ORDER BY SUM({prefix}sum_duration) DESC NULLS LAST)",
+        f"GREATEST(SUM({prefix}aggregated_count)::numeric - 5, 0) * 0.01",
     ]
     chosen = draw(st.lists(st.sampled_from(choices), min_size=1, max_size=3))
     if draw(st.booleans()):
@@ -121,7 +127,7 @@ def joins(draw: st.DrawFn) -> str:
 @st.composite
 def metrics(draw: st.DrawFn) -> str:
     scan = "AGGREGATED_EVENTS('API_REQUEST')"
-    form = draw(st.sampled_from(["plain", "subquery", "with", "union", "join", "exists"]))
+    form = draw(st.sampled_from(["plain", "subquery", "with", "union", "join", "exists", "in", "scalar", "window"]))
     if form == "plain":
         return draw(aggregations(scan))
     if form == "subquery":
@@ -135,6 +141,18 @@ def metrics(draw: st.DrawFn) -> str:
     if form == "exists":
         inner = f"SELECT 1 FROM {scan} AS b WHERE b.timestamp = a.timestamp AND {draw(conditions('b.'))}"
         return f"SELECT COUNT(*) FROM {scan} AS a WHERE {draw(comparisons('a.'))} AND EXISTS ({inner})"
+    if form == "in":
+        inner = f"SELECT b.data_status, b.timestamp FROM {scan} AS b WHERE {draw(conditions('b.'))}"
+        return f"SELECT DISTINCT timestamp, sum_duration FROM {scan} WHERE (data_status, timestamp) IN ({inner})"
+    if form == "scalar":
+        inner = (
+            f"SELECT SUM(b.sum_duration) FROM {scan} AS b WHERE b.timestamp <= a.timestamp AND {draw(conditions('b.'))}"
+        )
+        return f"SELECT a.timestamp, ({inner}) AS running FROM {scan} AS a WHERE {draw(conditions('a.'))}"
+    if form == "window":
+        frame = "PARTITION BY data_status ORDER BY timestamp, external_customer_id ROWS UNBOUNDED PRECEDING"
+        total = f"SUM(aggregated_count) FILTER (WHERE {draw(comparisons(''))}) OVER ({frame})"
+        return f"SELECT timestamp, {total} AS running FROM {scan} WHERE {draw(conditions(''))}"
     return draw(aggregations(draw(joins()), draw(st.sampled_from(["a.", "b."]))))
 
 
@@ -186,6 +204,24 @@ def test_the_greatest_partial_is_wrong_where_sums_fall(scratch: Database) -> Non
         " GROUP BY timestamp_millis, external_customer_id, data_status)"
     )
     assert scratch.metric(long_form).rows == right
+
+
+@settings(max_examples=25)
+@given(history=histories(1, 1), condition=conditions(""), latest=st.booleans())
+def test_latest_and_earliest_by_equal_naive(
+    scratch: Database, history: list[Series], condition: str, latest: bool
+) -> None:
+    scratch.load(REQUESTS, history)
+    scan, by = "AGGREGATED_EVENTS('API_REQUEST')", "LATEST_BY" if latest else "EARLIEST_BY"
+    ordered = f"timestamp {'DESC' if latest else 'ASC'}, sum_duration DESC NULLS LAST"
+    result = scratch.metric(
+        f"SELECT external_customer_id, {by}(sum_duration, timestamp) AS v FROM {scan} WHERE {condition} GROUP BY 1"
+    )
+    naive = scratch.naive(
+        f"SELECT DISTINCT ON (external_customer_id) external_customer_id, sum_duration AS v FROM {scan}"
+        f" WHERE {condition} ORDER BY external_customer_id, {ordered}"
+    )
+    assert unordered(result) == unordered(naive)
 
 
 def test_the_period_is_half_open(scratch: Database) -> None:

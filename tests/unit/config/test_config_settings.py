@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,21 @@ def test_defaults() -> None:
         "database_url": None,
         "config_dir": Path("rollups"),
         "metrics_dir": Path("metrics"),
+        "metrics_database_url": None,
+        "metrics_timeout_s": 30,
+        "metrics_connections": 8,
+        "metrics_rows_max": 100_000,
+        "metrics_result_mb": 64,
+        "metrics_work_mem_mb": 32,
+        "api_host": "127.0.0.1",
+        "api_port": 6068,
+        "api_rate": "600/minute",
+        "api_page_rows_max": 10_000,
+        "api_cache_rows": 200_000,
         "state_dir": Path(".rollup-engine"),
         "app_id": "rollup-engine",
         "partitions": 8,
+        "partials_retention": timedelta(hours=1),
         "kafka_security_protocol": "PLAINTEXT",
         "kafka_sasl_mechanism": None,
         "kafka_sasl_username": None,
@@ -58,9 +71,21 @@ def test_every_setting_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "DATABASE_URL": "postgresql:///rollups?host=/run/pg",
         "CONFIG_DIR": "/etc/rollups",
         "METRICS_DIR": "/etc/metrics",
+        "METRICS_DATABASE_URL": "postgresql:///metrics",
+        "METRICS_TIMEOUT_S": "2.5",
+        "METRICS_CONNECTIONS": "3",
+        "METRICS_ROWS_MAX": "1000",
+        "METRICS_RESULT_MB": "10",
+        "METRICS_WORK_MEM_MB": "8",
+        "API_HOST": "::",
+        "API_PORT": "8080",
+        "API_RATE": "20/second",
+        "API_PAGE_ROWS_MAX": "100",
+        "API_CACHE_ROWS": "0",
         "STATE_DIR": "/var/lib/rollups",
         "APP_ID": "eu.billing-2_a",
         "PARTITIONS": "256",
+        "PARTIALS_RETENTION": "1h30m",
         "KAFKA_SECURITY_PROTOCOL": "sasl_ssl",
         "KAFKA_SASL_MECHANISM": "scram-sha-512",
         "KAFKA_SASL_USERNAME": "me",
@@ -79,6 +104,7 @@ def test_every_setting_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     settings = load_settings()
     read = {name.upper(): str(value) for name, value in settings.model_dump().items()}
     normalized = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512"}
+    normalized |= {"PARTIALS_RETENTION": "1:30:00"}
     normalized |= {"KAFKA_SASL_PASSWORD": "**********", "LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json"}
     assert read == given | normalized
     assert settings.kafka_sasl_password is not None

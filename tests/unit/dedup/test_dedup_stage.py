@@ -254,6 +254,26 @@ async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(
     assert bench.booked()["counted"] == 1, "10 is beyond the horizon of 120, and the late copy at 95 does not count"
 
 
+async def test_records_without_rows_do_not_gather_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle topic holds little else, and many of them."""
+    monkeypatch.setattr("rollup_engine.dedup.stage.REBUILD_RECORDS", 4)
+    monkeypatch.setattr(DedupPartition, "records_max", 2)
+    await bench.start()
+    bench.send(*(packed(RAW_0, 0, 0) for _ in range(9)), packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    positions: list[int] = []
+
+    class Watched(MemoryIds):
+        def write(self, keys: Any, values: Any, position: int, incarnation: str) -> None:
+            positions.append(position)
+            super().write(keys, values, position, incarnation)
+
+    bench.store = Watched()
+    assert await bench.start() == 10
+    assert positions == [4, 8, 10]
+    assert len(bench.store.ids) == 1
+
+
 async def test_ids_are_not_rebuilt_from_another_life_of_the_topic(bench: Bench) -> None:
     await bench.start()
     bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
