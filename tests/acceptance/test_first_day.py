@@ -221,3 +221,20 @@ def test_ctrl_c_ends_everything_cleanly(engine: Engine) -> None:
     url = engine.environment["ROLLUP_DATABASE_URL"]
     assert asyncio.run(totals(url)) == recount(lines)
     assert engine.status()["counted"] == 2_000
+
+
+def test_the_api_is_up_and_comes_back(engine: Engine) -> None:
+    """What happens to it does nothing to the pipeline."""
+    up = engine.start("up")
+    up.says("API ")
+    ready = f"{engine.endpoints()['api']}/health/ready"
+    until("the API answers", lambda: get(ready)[0] == 200)
+    pipeline = {role: until(f"{role} runs", lambda role=role: up.child(role)).pid for role in ("route", "work")}
+    api = up.child("serve")
+    assert api is not None
+    api.kill()
+    until("it is gone", lambda: get(ready)[0] != 200)
+    until("it is back", lambda: get(ready)[0] == 200)
+    assert {role: getattr(up.child(role), "pid", None) for role in pipeline} == pipeline
+    assert up.stop() == 0, up.output
+    assert "Traceback" not in up.output
