@@ -76,9 +76,19 @@ class MetricRunner:
         reached or has no role for metrics.
         """
         timeout_s = self.limits.timeout_s if timeout_s is None else timeout_s
+        row_limit = self.limits.rows_max if row_limit is None else row_limit
+        try:
+            return await self._run(plan, catalog, timeout_s, row_limit, caller)
+        except MetricError as error:
+            if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError):
+                raise
+        # A column was being added to the tables that it reads, in another order. Nothing was changed, so ask again.
+        return await self._run(plan, catalog, timeout_s, row_limit, caller)
+
+    async def _run(self, plan: Plan, catalog: Catalog, timeout_s: float, row_limit: int, caller: str | None) -> Result:
         async with self._session(timeout_s, caller) as connection:
             rewritten = await _planned(plan, await with_coverage(connection, catalog))
-            return await _fetch(connection, rewritten, self.limits.rows_max if row_limit is None else row_limit)
+            return await _fetch(connection, rewritten, row_limit)
 
     async def explain(self, plan: Plan, catalog: Catalog, *, caller: str | None = None) -> Rewritten:
         """The statement that `run` would run now. Raises what `plan` raises, MetricsBusy and DatabaseUnavailable."""
@@ -176,8 +186,8 @@ async def _fetch(connection: asyncpg.Connection, rewritten: Rewritten, row_limit
             rows += [tuple(map(exact, record.values())) for record in records]
             if len(rows) > row_limit:
                 raise MetricError(f"the metric gives more than {row_limit} rows; group by less, or add a LIMIT")
-    except OverflowError as error:
-        raise MetricError(f"the metric gives a time or interval that is out of range: {error}") from error
+    except (OverflowError, ValueError) as error:  # asyncpg's: years before 1 and after 9999
+        raise MetricError(f"the metric gives a value that is out of range: {error}") from error
     columns = [attribute.name for attribute in statement.get_attributes()]
     return Result(columns, rows, notes=list(getattr(rewritten, "notes", ())))
 

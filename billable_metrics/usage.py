@@ -184,7 +184,9 @@ def plan_usage(metric: Metric, request: UsageRequest, catalog: Catalog) -> Usage
     if request.after is not None and not _is_of(request.after, groups, cut):
         raise MetricError("the page to go on after is one of another request; ask for the first page again")
     request = replace(request, parameters=checked_values(metric.parameters, request.parameters))
-    cells = Cells(free_alias(metric.sql), customers, cut, groups)
+    # Not a column's name either: in GROUP BY a column goes before an output of the same name.
+    names = [column for table in tables for column in table.columns]
+    cells = Cells(free_alias(" ".join([metric.sql, *names])), customers, cut, groups)
     plain = None
     if not request.fill_zero:
         plain = grouped(metric.sql, metric.parameters, groups, cut, windows.step, cells.alias)

@@ -63,7 +63,8 @@ def grouped(
     tokens = Postgres().tokenize(sql)
     last = tokens[-2] if tokens[-1].token_type is TokenType.SEMICOLON else tokens[-1]
     columns = [f'"{column}"' for column in (CUSTOMER_COLUMN, *groups)]
-    begin, rest = sql[: tokens[0].end + 1], sql[tokens[0].end + 1 : last.end + 1]
+    begins = tokens[1 if tokens[1].token_type is TokenType.ALL else 0].end + 1  # after SELECT, or SELECT ALL
+    begin, rest = sql[:begins], sql[begins : last.end + 1]
     text = f'{begin} {", ".join(columns)}, {expression} AS "{name}",{rest}\nGROUP BY {", ".join(columns)}, "{name}"'
     return Grouped(text, key_type) if len(text) <= SQL_CHARACTERS_MAX else None
 

@@ -144,7 +144,7 @@ _WORDS: Final = {
     422: "The request says something that cannot be; `detail` says what to write instead",
     429: "Too many requests with this key",
     500: "A fault of the server",
-    503: "Postgres does not answer, or too many metrics run at once",
+    503: "Postgres does not answer, too many metrics run at once, or the server stops",
     410: "The answer that the cursor belongs to is gone",
 }
 _RETRY: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}

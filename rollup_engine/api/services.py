@@ -82,7 +82,7 @@ class Services:
         self._load_metrics = load_metrics
         self._tracker = Tracker(settings.app_id)
         self._loaded: tuple[int, Config, Catalog, Metrics] | None = None
-        self._fresh = Tables()
+        self._fresh = 0, Tables()  # the generation of the YAML, and what was seen under it
         self._looked_at, self._moving = float("-inf"), True
         self._looking, self._loading = asyncio.Lock(), asyncio.Lock()
         self._kafka: KafkaLog | None = None
@@ -112,10 +112,14 @@ class Services:
     async def current(self) -> Current:
         """What to answer a request by. Raises `Problem` 503 where the app id has not run yet."""
         async with asyncio.timeout(DATABASE_SECONDS):
-            await self.look()
-            fresh = self._fresh
-            epochs, versions, generation = await freshness.token(self.pool, self.settings.app_id)
-            _, config, catalog, metrics = await self._load(generation)
+            while True:
+                await self.look()
+                looked_under, fresh = self._fresh
+                epochs, versions, generation = await freshness.token(self.pool, self.settings.app_id)
+                _, config, catalog, metrics = await self._load(generation)
+                if looked_under == generation:
+                    break
+                self._looked_at = float("-inf")  # under another YAML: its grace period told what is closed
         token = f"{epochs}.{versions}.{generation}"
         return Current(token, generation, config, catalog, metrics, fresh)
 
@@ -148,7 +152,7 @@ class Services:
                 with suppress(Exception):  # it says why once someone asks for data
                     await self._load((await freshness.token(self.pool, self.settings.app_id))[2])
             if self._loaded is not None:
-                self._fresh = self._tracker.tables(self._loaded[1])
+                self._fresh = self._loaded[0], self._tracker.tables(self._loaded[1])
             self._looked_at = at
 
     async def _look_on(self) -> None:

@@ -142,9 +142,9 @@ def _fullest(now: Current, event: EventType) -> tuple[Rollup, MetricTable]:
 
 
 def _plan(rollup: Rollup, table: MetricTable, customer: str | None, begin: datetime, until: datetime) -> Plan | None:
-    """The counts of one event type; None where the whole period is before its rollup was there."""
+    """The counts of one event type, of full hours since its rollup was there; None where there are none of these."""
     if table.complete_from is not None:
-        begin = max(begin, table.complete_from)
+        begin = max(begin, _hour(table.complete_from + HOUR - timedelta(microseconds=1)))
     if begin >= until:
         return None
     name = column_name(rollup.name)

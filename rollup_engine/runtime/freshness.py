@@ -239,9 +239,9 @@ class Tracker:
     def _raw_rows(self, event: EventType) -> Iterator[Row]:
         """Route's rows of the raw partitions that have had such an event."""
         for (stage, source), row in self._now.rows.items():
-            if stage == ROUTE and split_source(source)[0] in event.topics:
-                if row.state.watermarks.get(event.event, NO_WATERMARK_MS) != NO_WATERMARK_MS:
-                    yield row
+            watermark_ms = row.state.watermarks.get(event.event, NO_WATERMARK_MS)
+            if stage == ROUTE and split_source(source)[0] in event.topics and watermark_ms != NO_WATERMARK_MS:
+                yield row
 
     def _rollup_rows(self, rollup: Rollup) -> list[Row]:
         """One for every partition of the rollup's deltas; empty where one is missing, and so nothing is known."""

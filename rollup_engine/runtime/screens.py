@@ -139,9 +139,11 @@ def run_query(
             runner = metric_runner(settings, url)
             if explain:
                 rewritten = await runner.explain(plan, catalog)
+                for note in rewritten.notes:
+                    print(f"-- {note}")
                 print(rewritten.sql)
                 for number, value in enumerate(rewritten.params, 1):
-                    print(f"-- ${number} = {value!r}")
+                    print(f"-- ${number} = {value.isoformat() if isinstance(value, datetime) else repr(value)}")
                 return None
             return await runner.run(plan, catalog)
 

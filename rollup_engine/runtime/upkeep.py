@@ -6,8 +6,10 @@ partials whatever is still noted.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeAlias
 
 import asyncpg
@@ -60,9 +62,23 @@ async def upkeep_once(
 ) -> Report:
     """One pass over what is due now. `keep_s`: how long superseded partials stay. `on_step` hears of progress.
 
-    Raises what the database raises; what was done by then is done, and the rest is still noted.
+    Raises what the database raises; what was done by then is done, and the rest is still noted. A step that cannot be
+    done keeps none of the others waiting: its fault is raised after them.
     """
-    report = Report()
+    report, faults = Report(), list[Exception]()
+
+    @contextmanager
+    def step(table: str, start: datetime | None = None) -> Iterator[None]:
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            if transient(error):
+                raise
+            log.exception("upkeep failed, going on with what else is due", table=table, start=start)
+            faults.append(error)
+        else:
+            on_step(report)
+
     query = sql.queries("upkeep")
     async with pool.acquire() as connection:
         # The lock is the session's, and not a transaction's: no snapshot of ours may be older than what another process
@@ -78,25 +94,30 @@ async def upkeep_once(
             report.more |= len(rows) == steps_max
             return rows
 
-        for (table,) in await connection.fetch(query["unknown"], list(rollups)):
-            await note_unknown(connection, table)
+        for (table,) in await connection.fetch(query["unknown"], list(rollups), quiet_s, overdue_s):
+            with step(table):
+                await note_unknown(connection, table)
         for table, start in await due("due_hours", quiet_s, overdue_s):
-            report.rows_written += await _counted(table, HOUR.name, refresh(connection, rollups[table], HOUR, start))
-            report.hours += 1
-            on_step(report)
+            with step(table, start):
+                written = await refresh(connection, rollups[table], HOUR, start)
+                report.rows_written += _counted(table, HOUR.name, written)
+                report.hours += 1
         for table, start in await due("due_days"):
-            report.rows_written += await _counted(table, DAY.name, refresh(connection, rollups[table], DAY, start))
-            report.days += 1
-            on_step(report)
+            with step(table, start):
+                written = await refresh(connection, rollups[table], DAY, start)
+                report.rows_written += _counted(table, DAY.name, written)
+                report.days += 1
         before = await connection.fetchval(query["before"], keep_s)
         for table, start in await due("due_compactions", before):
-            compacted = await compact(connection, table, start, before)
-            COMPACTED.labels(table).inc(compacted.deleted)
-            report.partials_deleted += compacted.deleted
-            report.compacted_hours += 1
-            if compacted.deleted and compacted.partition is not None:
-                report.touched.add(compacted.partition)
-            on_step(report)
+            with step(table, start):
+                compacted = await compact(connection, table, start, before)
+                COMPACTED.labels(table).inc(compacted.deleted)
+                report.partials_deleted += compacted.deleted
+                report.compacted_hours += 1
+                if compacted.deleted and compacted.partition is not None:
+                    report.touched.add(compacted.partition)
+    if faults:
+        raise faults[0]
     return report
 
 
@@ -110,6 +131,9 @@ async def upkeep_forever(pool: Pool, app_id: str, *, emit_every_s: float, keep_s
         try:
             report = await upkeep_once(pool, app_id, quiet_s=quiet_s, overdue_s=overdue_s, keep_s=keep_s)
         except Exception as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # a ROLLBACK that fails takes the place of the cancellation
+                raise asyncio.CancelledError from error
             UPKEEP_FAULTS.inc()
             pause = FAULT_PAUSE_SECONDS
             if transient(error):
@@ -147,7 +171,6 @@ async def _count_notes(connection: Connection, tables: list[str]) -> None:
         UPKEEP_NOTED.labels(kind).set(found.get(kind, 0))
 
 
-async def _counted(table: str, tier: str, refreshing: Awaitable[int]) -> int:
-    written = await refreshing
+def _counted(table: str, tier: str, written: int) -> int:
     TIER_ROWS.labels(table, tier).inc(written)
     return written

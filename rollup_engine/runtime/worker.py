@@ -7,7 +7,7 @@ pass events one by one. No offset of Faust's is trusted, and none of its Kafka p
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from rollup_engine.windows.stage import RollupPartition
 
 log = structlog.get_logger(__name__)
 JOIN_SECONDS = 15.0
+UPKEEP_END_SECONDS = 5.0
 _OBJECTS_PER_COLLECTION = 200_000  # Python's own 700 look at a batch's objects, none of them in a cycle, time and again
 
 
@@ -125,8 +126,7 @@ async def _upkeep(
         yield
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait((task,), timeout=UPKEEP_END_SECONDS)  # a database that does not answer is not waited for
 
 
 async def _serve(

@@ -29,8 +29,10 @@ SELECT tier, count(DISTINCT (table_name, start)) AS steps FROM rollup_engine.cha
 WHERE table_name = ANY ($1::text[]) GROUP BY tier;
 
 -- name: unknown
--- Tables whose partials somebody has changed without notes.
-SELECT DISTINCT table_name FROM rollup_engine.changes WHERE table_name = ANY ($1::text[]) AND tier = 'all';
+-- Tables whose partials somebody has changed without notes, once that was $2 seconds ago, or as it has gone on for $3: an
+-- engine from before there were notes changes them time and again, and each look notes every hour.
+SELECT table_name FROM rollup_engine.changes WHERE table_name = ANY ($1::text[]) AND tier = 'all' GROUP BY table_name
+HAVING max(created_at) <= now() - $2 * interval '1 second' OR min(created_at) <= now() - $3 * interval '1 second';
 
 -- name: all_notes
 SELECT coalesce(array_agg(id), '{}') FROM rollup_engine.changes WHERE table_name = $1 AND tier = 'all';
@@ -138,6 +140,11 @@ SELECT
 -- Of the partials of these rollups.
 SELECT relid::regclass::text FROM unnest($1::text[]) AS name,
     pg_partition_tree(to_regclass('rollups.' || quote_ident(name || '_aggregated'))) WHERE isleaf;
+
+-- name: unfinished_indexes
+-- Of a partition, as left by a REINDEX that was cut off.
+SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+WHERE indrelid = $1::text::regclass AND NOT indisvalid AND relname LIKE '%\_cc%';
 
 -- name: count
 SELECT count(*) FROM rollups."{table}_aggregated";

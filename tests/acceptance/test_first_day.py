@@ -108,9 +108,11 @@ class TestOrb:
         assert list(csv.DictReader(io.StringIO(printed))) == [{"bytes": str(wanted)}]
 
     def test_explain_prints_the_rewritten_query(self, orb: Engine) -> None:
-        printed = orb.ok("query", METRIC, "--explain")
-        assert "file_download" in printed
+        printed = orb.ok("query", METRIC, "--explain", "--start", "2022-08-14T00:00:00Z")
+        assert printed.startswith("-- file_download: ")
+        assert "partials" in printed.splitlines()[0]  # it says what is read, and why: this run ended at once
         assert "AGGREGATED_EVENTS" not in printed
+        assert "-- $1 = 2022-08-14T00:00:00+00:00" in printed
 
     def test_nothing_is_left_behind_but_the_data(self, orb: Engine) -> None:
         assert not (orb.state_dir / "endpoints.json").exists()

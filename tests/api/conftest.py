@@ -19,8 +19,8 @@ CALLS: list[Row] = [(window, "acme", ("eu",), window + 1, "0") for window in ran
 async def _filled(url: str) -> None:
     async with Bed.on(url) as bed:
         await bed.set_up()
-        await bed.emit("download", ROWS, watermark=DAY + 143 * WINDOW, closed=DAY + 138 * WINDOW)
-        await bed.emit("API_CALL", CALLS, watermark=DAY + 12 * WINDOW, closed=DAY + 138 * WINDOW)
+        await bed.emit("download", ROWS, watermark=DAY + 143 * WINDOW, closed=DAY + 137 * WINDOW)
+        await bed.emit("API_CALL", CALLS, watermark=DAY + 12 * WINDOW, closed=DAY + 137 * WINDOW)
 
 
 @pytest.fixture(scope="session")

@@ -126,3 +126,15 @@ async def test_a_new_yaml_is_taken_up(own_bed: Bed) -> None:
         await own_bed.pool.execute(f"{add} FROM rollup_engine.generations", '"event":"download"', '"event":"transfer"')
         assert (await api.get(VOLUME)).status_code == 422
         assert (await api.get(VOLUME.replace("=download", "=transfer"))).status_code == 200
+
+
+async def test_a_new_yaml_holds_for_what_is_final(own_bed: Bed) -> None:
+    """From the first answer on: what was closed under the old grace period may change under the new one."""
+    async with client(own_bed) as api:
+        await own_bed.emit("download", ROWS, watermark=DAY + 7 * HOUR, closed=DAY + HOUR)
+        await api.look()
+        assert (await api.get(USAGE)).json()["final"]
+        add = "INSERT INTO rollup_engine.generations SELECT app_id, 2, 'new', replace(config, $1, $2)"
+        longer = '"grace_ms":3600000', '"grace_ms":36000000'
+        await own_bed.pool.execute(f"{add} FROM rollup_engine.generations", *longer)
+        assert not (await api.get(USAGE)).json()["final"]

@@ -45,9 +45,9 @@ async def test_explain_says_what_is_read(api: Client) -> None:
 
 
 async def test_the_period_is_final_or_not(api: Client) -> None:
-    """Windows are closed up to the 138th."""
-    closed = (DAY + 138 * WINDOW).isoformat()
-    for end, final in ((closed, True), ((DAY + 139 * WINDOW).isoformat(), False), (None, False)):
+    """Windows are closed up to the 137th."""
+    closed = (DAY + 137 * WINDOW).isoformat()
+    for end, final in ((closed, True), ((DAY + 138 * WINDOW).isoformat(), False), (None, False)):
         assert (await api.post("/v1/query", ALL | {"end": end})).json()["final"] is final
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rollup_engine.api import cursors
 from rollup_engine.api.cursors import Cursor
-from tests.api.bed import DAY, Bed, Client, client
+from tests.api.bed import DAY, WINDOW, Bed, Client, client
 from tests.api.conftest import ROWS
 
 PERIOD = "start=2024-03-14T00:00:00Z&end=2024-03-15T00:00:00Z"
@@ -175,3 +175,14 @@ async def test_long_values_count_for_more_in_what_is_kept(own_bed: Bed) -> None:
     async with client(own_bed) as api:
         await api.get(f"{BYTES}&group_by=region")
         assert api.services.cache.rows > 200
+
+
+async def test_volume_leaves_out_hours_of_which_a_part_is_not_known(own_bed: Bed) -> None:
+    rows = [(window, "acme", ("eu", None), 1, "1") for window in range(12)]
+    await own_bed.emit("download", rows, watermark=DAY)
+    async with client(own_bed) as api:
+        path = f"{VOLUME}&event=download"
+        assert [row["count"] for row in (await api.get(path)).json()["data"]] == [6, 6]
+    await own_bed.pool.execute("UPDATE rollup_engine.rollups SET complete_from = $1", DAY + WINDOW)
+    async with client(own_bed) as api:
+        assert [row["start"] for row in (await api.get(path)).json()["data"]] == ["2024-03-14T01:00:00Z"]

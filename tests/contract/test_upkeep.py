@@ -112,6 +112,26 @@ class TestNotes:
             await somebody.close()
         assert rows == 0
 
+    async def test_who_changes_partials_time_and_again_does_not_have_every_hour_noted_each_time(
+        self, database_url: str, tables: Any, emitter: Emitter
+    ) -> None:
+        await emitter.emit(of(window(0, 1), 1, "1"))
+        await upkept(tables)
+        somebody = await asyncpg.connect(database_url)
+        try:
+            for passes in ({"all": 1}, {"all": 2}):
+                await somebody.execute("UPDATE rollups.downloads_aggregated SET count = count + 1")
+                await upkept(tables, quiet_s=60.0, overdue_s=600.0)
+                assert await noted(tables) == passes
+        finally:
+            await somebody.close()
+        first = "id = (SELECT min(id) FROM rollup_engine.changes)"
+        await tables.execute(f"UPDATE rollup_engine.changes SET created_at = now() - interval '11 min' WHERE {first}")
+        await upkept(tables, quiet_s=60.0, overdue_s=600.0)
+        assert set(await noted(tables)) == {"hour"}
+        await upkept(tables)
+        assert await compared(tables) == 2
+
 
 class TestRefresh:
     async def test_hours_and_days_hold_the_latest_of_each_window(self, tables: Any, emitter: Emitter) -> None:
@@ -379,6 +399,21 @@ class TestPasses:
             assert (await upkeep_once(tables, "another")).elsewhere is False
         assert (await upkept(tables)).hours == 1
 
+    async def test_what_cannot_be_done_keeps_nothing_else_waiting(self, pool: Any) -> None:
+        content = config(event_type("download", rollup("broken"), rollup("downloads")))
+        await declared(pool, content)
+        sink = PostgresSink(pool, APP_ID)
+        for table in ("broken", "downloads"):
+            emitter = Emitter(sink, f"deltas.{table}/0", table)
+            for count in (1, 2):
+                await emitter.emit(of(window(0, 1), count, "1"))
+        await pool.execute("DROP TABLE rollups.broken_hourly")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await upkept(pool)
+        assert [row[2] for row in await held(pool, "daily")] == [2]
+        assert await pool.fetchval("SELECT count(*) FROM rollups.downloads_aggregated") == 1
+        assert await noted(pool) == {"hour": 2}  # of the broken one
+
     async def test_a_fault_is_counted_and_tried_again(self, tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         found: list[object] = [OSError("gone"), ValueError("a bug"), Report(hours=1, more=True), Report()]
         done, before = asyncio.Event(), UPKEEP_FAULTS._value.get()
@@ -403,6 +438,32 @@ class TestPasses:
             await going
         assert UPKEEP_FAULTS._value.get() == before + 2
 
+    async def test_it_ends_although_the_database_goes_as_it_is_asked_to(
+        self, tables: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun, passes = asyncio.Event(), []
+
+        async def once(*args: object, **options: object) -> Report:
+            passes.append(args)
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if len(passes) == 1:
+                    raise OSError("gone") from None  # as a ROLLBACK says it
+                raise
+            return Report()
+
+        monkeypatch.setattr(upkeep, "upkeep_once", once)
+        monkeypatch.setattr(upkeep, "FAULT_PAUSE_SECONDS", 0.0)
+        going = asyncio.ensure_future(upkeep.upkeep_forever(tables, APP_ID, emit_every_s=1.0))
+        await begun.wait()
+        going.cancel()
+        done, _ = await asyncio.wait((going,), timeout=0.5)
+        going.cancel()
+        assert done == {going}
+        assert going.cancelled()
+
 
 class TestCommand:
     async def test_it_works_off_everything_and_says_what_came_of_it(
@@ -413,8 +474,13 @@ class TestCommand:
         settings = Settings(database_url=database_url, app_id=APP_ID)
         await asyncio.to_thread(compact.run, settings, timedelta(hours=1), full=False)
         assert "superseded less than 1h ago stay in 1 hours" in " ".join(capsys.readouterr().out.split())
+        # As a REINDEX that was cut off leaves it behind.
+        index = "rollups.downloads_aggregated_202208_cut_ccnew"
+        await tables.execute(f"CREATE INDEX {index[8:]} ON rollups.downloads_aggregated_202208 (count)")
+        await tables.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass", index)
         for full in (False, True):
             await asyncio.to_thread(compact.run, settings, timedelta(0), full=full)
+        assert await tables.fetchval("SELECT to_regclass($1)", index) is None
         said = capsys.readouterr().out
         rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "downloads" in line]
         assert [row[2:4] for row in rows] == [["100", "20"], ["20", "20"]]
@@ -426,3 +492,10 @@ class TestCommand:
         settings = Settings(database_url=database_url, app_id="nobody")
         with pytest.raises(RollupError, match="'nobody' has no rollups"):
             await asyncio.to_thread(compact.run, settings, timedelta(0), full=False)
+
+    async def test_it_says_that_somebody_changes_partials_without_notes(self, tables: Any) -> None:
+        await tables.execute(
+            "INSERT INTO rollup_engine.changes (table_name, tier, start) VALUES ('downloads', 'all', 'epoch')"
+        )
+        (line,) = await compact._left(tables, APP_ID, timedelta(hours=1))
+        assert "downloads: somebody goes on changing its partials without a note" in line

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import asyncpg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -230,6 +231,7 @@ def test_a_connection_that_is_ended(fixed: Database) -> None:
         (f"SELECT timestamp, COUNT(*) FROM {SCAN}", "must appear in the GROUP BY clause"),
         (f"SELECT data_status + 1 FROM {SCAN}", "operator does not exist"),
         (f"SELECT timestamp FROM {SCAN} UNION SELECT 1, 2 FROM {SCAN}", "must have the same number of columns"),
+        (f"SELECT CAST('0044-03-15 BC' AS DATE) FROM {SCAN}", "a value that is out of range"),
     ],
 )
 def test_what_postgres_refuses_is_a_metric_error(fixed: Database, metric: str, message: str) -> None:
@@ -248,3 +250,24 @@ def test_no_database(url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="does not answer") as caught:
         asyncio.run(run(url, Rewritten("SELECT 1", [])))
     assert "secret" not in str(caught.value)
+
+
+def test_a_deadlock_with_a_column_being_added_is_asked_again(scratch: Database) -> None:
+    scratch.load(REQUESTS, [Series(0, "acme", ("a",), ((7, None),))])
+    first, second = "rollups.api_request_aggregated", "rollups.file_download_aggregated"
+    text = f"SELECT (SELECT SUM(count) FROM {first}), (SELECT COUNT(*) * 0 FROM {second})"
+
+    async def asking() -> Result:
+        other = await asyncpg.connect(scratch.url, server_settings={"deadlock_timeout": "30s"})
+        try:
+            async with other.transaction():
+                await other.execute(f"LOCK TABLE {second} IN ACCESS EXCLUSIVE MODE")
+                asked = asyncio.create_task(run(scratch.url, Rewritten(text, [])))
+                while not await other.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                    await asyncio.sleep(0.01)
+                await other.execute(f"LOCK TABLE {first} IN ACCESS EXCLUSIVE MODE", timeout=10)
+            return await asked
+        finally:
+            await other.close()
+
+    assert scratch.runner.run(asking()).rows == [(7, 0)]

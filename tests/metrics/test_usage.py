@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from billable_metrics.catalog import Catalog
 from billable_metrics.execute import MetricRunner
 from billable_metrics.metric import Metric
 from billable_metrics.parameters import Parameter
@@ -361,6 +362,7 @@ class TestRefused:
             ),
             (f"SELECT LATEST_BY(count, timestamp) FROM {SCAN}", True),
             (f"SELECT 5 + SUM(count) FROM {SCAN}", True),
+            (f"SELECT ALL SUM(count) FROM {SCAN}", True),
             (f"SELECT COUNT(*) FROM {SCAN}", False),
             (f"SELECT COALESCE(SUM(count), 0) FROM {SCAN}", False),
             (f"SELECT LEAST(SUM(count), 5) FROM {SCAN}", False),
@@ -393,3 +395,14 @@ class TestRefused:
         assert "SECRET" not in made.sql
         assert "2024" not in made.sql
         assert ["SECRET", "other"] in made.params
+
+
+def test_a_group_column_called_like_the_cells() -> None:
+    """In GROUP BY a column goes before an output of that name: usage would be split by it, unasked."""
+    (table,) = (one for one in CATALOG.tables if one.name == "API_REQUEST")
+    called = replace(
+        table, columns=dict(table.columns) | {"cell": "cell"}, group_columns=(*table.group_columns, "cell")
+    )
+    request = UsageRequest(customers=(CUSTOMER,), start=DAY, end=DAY + WINDOW)
+    plan = plan_usage(metric(METRICS["sum"]), request, Catalog([called]))
+    assert '"a"."cell"' not in plan.statement(Catalog([called])).sql

@@ -224,12 +224,12 @@ def test_where_all_are_quiet_the_newest_counts() -> None:
 
 
 def test_without_a_grace_period_nothing_is_quiet_and_nothing_closed() -> None:
-    engine, tracker = at_rest(100_000, 3_000)
+    engine, tracker = at_rest(2 * HOUR_MS, 3_000)
     engine.quiet_ms, engine.closed_ms = [0, GRACE_MS], HOUR_MS
     tracker.observe(engine.look())
     unlimited = Config(events=(EVENT.model_copy(update={"grace_ms": None}),))
     assert tracker.tables(unlimited).by_table["r"] == (3_000, FIRST_MS)
-    assert tracker.tables(CONFIG).by_table["r"] == (100_000, HOUR_MS)
+    assert tracker.tables(CONFIG).by_table["r"] == (2 * HOUR_MS, HOUR_MS)
 
 
 def test_other_topics_do_not_matter() -> None:
@@ -306,7 +306,7 @@ def test_looks_are_bounded() -> None:
 
 
 def test_final_is_a_period_whose_windows_are_all_closed() -> None:
-    engine, tracker = at_rest(5_000)
+    engine, tracker = at_rest(2 * HOUR_MS)
     engine.closed_ms = HOUR_MS
     tracker.observe(engine.look())
     tables = tracker.tables(CONFIG)
@@ -315,11 +315,11 @@ def test_final_is_a_period_whose_windows_are_all_closed() -> None:
     assert not tables.of(["r"], None).final
     assert not tables.of([], at_time(HOUR_MS)).final
     assert not tables.of(["r", "unknown"], at_time(HOUR_MS)).final
-    assert tables.of(["r"], None).data_through == at_time(5_000)
+    assert tables.of(["r"], None).data_through == at_time(2 * HOUR_MS)
 
 
 def test_the_slowest_partition_closes() -> None:
-    engine, tracker = at_rest(5_000)
+    engine, tracker = at_rest(2 * HOUR_MS)
     engine.closed_ms = HOUR_MS
     look = engine.look()
     rows = dict(look.rows)
@@ -327,3 +327,24 @@ def test_the_slowest_partition_closes() -> None:
     rows[ROLLUP, slow.source] = msgspec.structs.replace(slow, state=msgspec.structs.replace(slow.state, closed_ms=0))
     tracker.observe(Look(look.topics, rows))
     assert tracker.tables(CONFIG).by_table["r"][1] == 0
+
+
+def test_what_was_closed_under_a_shorter_grace_period_is_open_again() -> None:
+    """Under the new one events come into it that are not late."""
+    engine, tracker = at_rest(HOUR_MS + WINDOW_MS + GRACE_MS)
+    engine.closed_ms = HOUR_MS
+    tracker.observe(engine.look())
+    assert tracker.tables(CONFIG).by_table["r"][1] == HOUR_MS
+    longer = Config(events=(EVENT.model_copy(update={"grace_ms": 3 * WINDOW_MS}),))
+    assert tracker.tables(longer).by_table["r"][1] == HOUR_MS - 2 * WINDOW_MS
+
+
+def test_a_raw_partition_that_is_behind_holds_open() -> None:
+    """One that was added, or woke up: to its own watermark, old events are not late. A quiet one holds nothing."""
+    engine, tracker = at_rest(2 * HOUR_MS, WINDOW_MS + GRACE_MS)
+    engine.closed_ms = HOUR_MS
+    tracker.observe(engine.look())
+    assert tracker.tables(CONFIG).by_table["r"][1] == WINDOW_MS
+    engine.quiet_ms = [0, GRACE_MS]
+    tracker.observe(engine.look())
+    assert tracker.tables(CONFIG).by_table["r"][1] == HOUR_MS
