@@ -63,6 +63,9 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._kafka, self._make, self._alarms = kafka, make, alarms
         self._starting: set[TopicPartition] = set()  # no progress yet since their session began
         self._stopping = asyncio.Event()
+        self._shared_out = asyncio.Event()  # not between the two callbacks of a rebalance, when nothing is ours
+        self._shared_out.set()
+        self._left, self._cut_short = False, False  # the group, at the end of a stop; that in the midst of a rebalance
         self._sessions: dict[TopicPartition, asyncio.Task[None]] = {}
         self._readers: dict[TopicPartition, KafkaReader] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -81,7 +84,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     @property
     def drained(self) -> bool:
         """After a stop: whether all that should be worked off was."""
-        return not self._drain or not (self.unfinished or self.left_behind)
+        return not self._drain or not (self.unfinished or self.left_behind or self._cut_short)
 
     @property
     def partitions(self) -> int:
@@ -115,24 +118,33 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         patience = STUCK_SECONDS if self._kafka_answers else GONE_SECONDS
         self._stopping.set()
         self._progress = time.monotonic()
-        while waiting := [task for task in self._sessions.values() if not task.done()]:
-            await asyncio.wait(waiting, timeout=0.5)
-            if time.monotonic() - self._progress > patience:
-                for task in waiting:
+        while True:
+            waiting = [task for task in self._sessions.values() if not task.done()]
+            patient = time.monotonic() - self._progress <= patience
+            if waiting:
+                await asyncio.wait(waiting, timeout=0.5)
+                for task in waiting if not patient else ():
                     task.cancel()
+            elif self._drain and patient and not self._shared_out.is_set():
+                with suppress(TimeoutError):  # what is ours in the end may have something left to work off
+                    await asyncio.wait_for(self._shared_out.wait(), 0.5)
+            else:
+                break
+        self._left, self._cut_short = True, not self._shared_out.is_set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._commit(), RETRY_SECONDS)
         await stop_clients(self._consumer)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._shared_out.clear()
         tasks = [self._sessions.pop(one) for one in list(self._sessions)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._readers.clear()
         self._committed.clear()
-        if not self._stopping.is_set():
-            self.unfinished.clear()  # others finish them
+        if not self._left:
+            self.unfinished.clear()  # others finish them, or we do once they are ours again
         for one in list(self.halted):
             self._resumed(one)
         OPEN_PARTITIONS.labels(self.stage).set(0)
@@ -144,6 +156,8 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                     self._run(one), name=f"{self.stage} {one.topic}/{one.partition}"
                 )
         OPEN_PARTITIONS.labels(self.stage).set(len(self._sessions))
+        self._progress = time.monotonic()
+        self._shared_out.set()
 
     async def _run(self, one: TopicPartition) -> None:
         """Sessions on one partition, one after another, until it is revoked or the service stops."""

@@ -168,6 +168,42 @@ async def test_a_stop_works_off_what_there_is_by_then(kafka_log: KafkaLog, topic
     assert service.drained
 
 
+async def test_a_stop_in_the_midst_of_a_rebalance_works_off_what_is_ours_after_it(
+    kafka_log: KafkaLog, topic: str
+) -> None:
+    """Between its two callbacks nothing is: whoever left the group has handed over to us."""
+    work = Work()
+    await fill(kafka_log, topic, 5)
+    service = a_service(kafka_log, topic, work)
+    await service.start()
+    await until("every partition", lambda: len(work.opened) == PARTITIONS)
+    partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    await service.on_partitions_revoked(partitions)
+    await fill(kafka_log, topic, 100, start=5)
+    stopping = asyncio.ensure_future(service.stop())
+    await until("the wish to stop", service._stopping.is_set)
+    await asyncio.sleep(1)
+    assert not stopping.done()
+    await service.on_partitions_assigned(partitions)
+    await asyncio.wait_for(stopping, PATIENCE_SECONDS)
+    assert in_order(work, 105)
+    assert work.closed == set(range(PARTITIONS))
+    assert service.drained
+
+
+async def test_a_stop_says_when_a_rebalance_did_not_end(
+    kafka_log: KafkaLog, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "STUCK_SECONDS", 0.5)
+    service = a_service(kafka_log, topic, Work())
+    await fill(kafka_log, topic, 5)
+    await service.start()
+    await until("every partition", lambda: len(service._sessions) == PARTITIONS)
+    await service.on_partitions_revoked(TopicPartition(topic, number) for number in range(PARTITIONS))
+    await asyncio.wait_for(service.stop(), PATIENCE_SECONDS)
+    assert not service.drained
+
+
 async def test_without_draining_a_stop_finishes_the_batch_and_no_more(kafka_log: KafkaLog, topic: str) -> None:
     work = Work()
     work.hold = asyncio.Event()
