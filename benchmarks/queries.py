@@ -32,7 +32,7 @@ from benchmarks.many_partials import (
 from benchmarks.results import Figure, Row, Suite, console
 from billable_metrics.catalog import Catalog
 from billable_metrics.execute import MetricRunner
-from billable_metrics.rewriter import rewrite
+from billable_metrics.rewriter import Rewritten, rewrite
 from rollup_engine.runtime import schema
 from rollup_engine.runtime.embedded import start_database
 from rollup_engine.runtime.upkeep import Report, upkeep_once
@@ -102,12 +102,12 @@ class Stage:
     slow: int  # and in the other forms
 
     async def metric(self, question: Question, customer: str | None, *, tiers: bool) -> object:
-        def plan(catalog: Catalog) -> object:
+        def plan(catalog: Catalog) -> Rewritten:
             return rewrite(
                 question.metric, catalog if tiers else CATALOG, customer=customer, start=FIRST, end=self.size.end
             )
 
-        result = await MetricRunner(self.url).run(plan, CATALOG, timeout_s=TIMEOUT_S)  # type: ignore[arg-type]
+        result = await MetricRunner(self.url).run(plan, CATALOG, timeout_s=TIMEOUT_S)
         return [tuple(row) for row in result.rows]
 
     async def by_hand(self, question: Question, customer: str | None) -> object:

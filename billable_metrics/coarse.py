@@ -18,7 +18,7 @@ from sqlglot import exp
 from billable_metrics.catalog import TotalKind
 from billable_metrics.instants import grain_ms, instant_us, millis_us, unit_of
 from billable_metrics.scan import COLUMN_META, OUTPUT_META, SCAN_META, Scan, from_items
-from billable_metrics.scopes import own_nodes
+from billable_metrics.scopes import clauses, own_nodes
 from billable_metrics.timeline import ALWAYS, Range
 from billable_metrics.zones import KNOWN_MS, has_whole_hours, is_utc
 
@@ -66,14 +66,14 @@ class Coarse:
             raise Depends("the long form reads partials")
         if len(from_items(select)) > 1:
             raise Depends("it is joined")
-        clauses = list(_clauses(select))
-        nodes = [node for clause in clauses for node in own_nodes(clause)]
+        parts = [*select.expressions, *clauses(select)]
+        nodes = [node for part in parts for node in own_nodes(part)]
         if not select.args.get("group") and not any(_is_aggregate(node) for node in nodes):
             distinct = select.args.get("distinct")
             if distinct is None or distinct.args.get("on") or any(isinstance(node, exp.Window) for node in nodes):
                 raise Depends("its windows are listed one by one")
-        for clause in clauses:
-            self._steady(clause)
+        for part in parts:
+            self._steady(part)
         for predicate in self.scan.predicates:
             if any(self._is_own(column) for column in predicate.find_all(exp.Column)):
                 self._steady(predicate)
@@ -240,14 +240,6 @@ class Coarse:
             raise Depends(f"hours in {zone.name} are not whole hours of UTC")
         self.within = KNOWN_MS
         return HOUR_MS
-
-
-def _clauses(select: exp.Select) -> Iterator[exp.Expr]:
-    yield from select.expressions
-    for name in ("distinct", "where", "group", "having", "order", "limit", "offset"):
-        if (clause := select.args.get(name)) is not None:
-            yield clause
-    yield from select.args.get("windows") or ()
 
 
 def _is_aggregate(node: exp.Expr) -> bool:

@@ -189,7 +189,7 @@ async def _fetch(connection: asyncpg.Connection, rewritten: Rewritten, row_limit
     except (OverflowError, ValueError) as error:  # asyncpg's: years before 1 and after 9999
         raise MetricError(f"the metric gives a value that is out of range: {error}") from error
     columns = [attribute.name for attribute in statement.get_attributes()]
-    return Result(columns, rows, notes=list(getattr(rewritten, "notes", ())))
+    return Result(columns, rows, notes=rewritten.notes)
 
 
 def exact(value: object) -> object:

@@ -89,3 +89,14 @@ def function_name(projection: exp.Expr, sql: str) -> str | None:
         call = call.this
     is_call = isinstance(call, exp.Func) and call.meta_get("start") is not None
     return written(call, sql).strip('"').lower() if is_call else None
+
+
+def clauses(select: exp.Select) -> Iterator[exp.Expr]:
+    """All of a SELECT that holds expressions, but for its outputs: ON of its joins too."""
+    for name in ("distinct", "where", "group", "having", "order", "limit", "offset"):
+        if (clause := select.args.get(name)) is not None:
+            yield clause
+    yield from select.args.get("windows") or ()
+    for join in select.args.get("joins") or ():
+        if (condition := join.args.get("on")) is not None:
+            yield condition

@@ -4,7 +4,7 @@ Owns: requests, the statement around the metric, pages and the form of the answe
 each value is the metric evaluated for exactly its cell.
 
     plan = plan_usage(metric, request, catalog)             # everything that can be refused without the database
-    usage = plan.read(await runner.run(plan.statement, catalog))
+    usage = plan.read(await runner.run(plan.statement, catalog, caller=caller))
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import asyncpg
 
 from billable_metrics.catalog import Catalog, Table, nearest
 from billable_metrics.cells import Cells, free_alias
-from billable_metrics.execute import Plan, Result
+from billable_metrics.execute import MetricRunner, Result
 from billable_metrics.metric import Metric, tables_read
 from billable_metrics.parameters import Value, bound, checked_values, parse_value
 from billable_metrics.periods import Granularity, Period, Snap, Windows, buckets, checked_period, find_zone
@@ -193,17 +193,13 @@ def plan_usage(metric: Metric, request: UsageRequest, catalog: Catalog) -> Usage
     return UsagePlan(metric, request, cells, period, tables, plain)
 
 
-class Runner(Protocol):
-    """What runs statements: a `MetricRunner`, or one on behalf of a caller."""
-
-    async def run(self, plan: Plan, catalog: Catalog) -> Result: ...
-
-
-async def usage(runner: Runner, catalog: Catalog, metric: Metric, request: UsageRequest) -> Usage:
-    """One page of a metric's usage. Raises MetricError and DatabaseUnavailable."""
+async def usage(
+    runner: MetricRunner, catalog: Catalog, metric: Metric, request: UsageRequest, *, caller: str | None = None
+) -> Usage:
+    """One page of a metric's usage; `caller` as in `MetricRunner.run`. Raises MetricError and DatabaseUnavailable."""
     plan = plan_usage(metric, request, catalog)
     try:
-        result = await runner.run(plan.statement, catalog)
+        result = await runner.run(plan.statement, catalog, caller=caller)
     except MetricError as error:
         if isinstance(error.__cause__, asyncpg.CardinalityViolationError):
             raise MetricError(

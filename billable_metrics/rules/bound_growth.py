@@ -9,7 +9,7 @@ time. So sizes are added up here, before anything runs, as if every name stood f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Final
@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from billable_metrics.rules.check_searches import written_text
 from billable_metrics.scan import Context, from_items
-from billable_metrics.scopes import own_nodes
+from billable_metrics.scopes import clauses, own_nodes
 
 GROWTH_MAX: Final = 256
 NODES_MAX: Final = 20_000
@@ -76,7 +76,7 @@ class _Measuring:
         sources = {item.alias_or_name: self._source(item, outer, withs) for item in from_items(query)}
         names = {**outer, **{name: _with_tables(size, 0) for name, size in sources.items()}}
         outputs = [self._value(each, names, withs) for each in query.expressions]
-        others = [self._value(clause, names, withs) for clause in _clauses(query)]
+        others = [self._value(clause, names, withs) for clause in clauses(query)]
         tables = sum(each.tables for each in (*sources.values(), *outputs, *others))
         return self._checked(_with_tables(reduce(Size.either, outputs, Size()), tables), query)
 
@@ -110,16 +110,6 @@ class _Measuring:
 
 def _with_tables(size: Size, tables: int) -> Size:
     return Size(size.growth, size.nodes, size.products, tables)
-
-
-def _clauses(select: exp.Select) -> Iterator[exp.Expr]:
-    for name in ("distinct", "where", "group", "having", "order", "limit", "offset"):
-        if (clause := select.args.get(name)) is not None:
-            yield clause
-    yield from select.args.get("windows") or ()
-    for join in select.args.get("joins") or ():
-        if (condition := join.args.get("on")) is not None:
-            yield condition
 
 
 def _combined(node: exp.Expr, parts: list[Size], context: Context) -> Size:

@@ -53,7 +53,7 @@ def _push(condition: exp.Expr, scans: dict[str, Scan], context: Context) -> list
     others = []
     for part in conjuncts(condition):
         scan = _target(part, scans)
-        if scan is None or (context.customer is not None and _can_tell(part, context)):
+        if scan is None or (context.customer is not None and _can_tell(part)):
             others.append(part)
         else:
             scan.predicates.append(_over_base_table(part, scan))
@@ -72,7 +72,7 @@ def _target(part: exp.Expr, scans: dict[str, Scan]) -> Scan | None:
     return scan if fits else None
 
 
-def _can_tell(part: exp.Expr, context: Context) -> bool:
+def _can_tell(part: exp.Expr) -> bool:
     """Whether a simple condition may raise an error for some value of its columns, or for some values to compare."""
     if any(node.find(exp.Column) for node in part.find_all(*_CAN_FAIL)) or part.find(exp.Escape):
         return True

@@ -9,7 +9,7 @@ from sqlglot import exp
 from billable_metrics.catalog import COLUMN_ALIASES, nearest
 from billable_metrics.places import written
 from billable_metrics.scan import COLUMN_META, OUTPUT_META, SCAN_META, Context, from_items
-from billable_metrics.scopes import Outputs, Scope, Source, function_name, own_nodes, renamed
+from billable_metrics.scopes import Outputs, Scope, Source, clauses, function_name, own_nodes, renamed
 from rollup_engine.config.naming import column_name
 from rollup_engine.errors import MetricError
 
@@ -57,19 +57,9 @@ def _select(select: exp.Select, outer: Scope | None, withs: Withs, context: Cont
     for column in _bare_columns(select.args.get("group")):
         if not local.matches("_".join(_parts(column))) and _name_output(column, outputs):
             done.add(id(column))
-    for clause in _clauses(select):
+    for clause in clauses(select):
         _resolve(clause, scope, withs, context, done)
     return tuple(outputs)
-
-
-def _clauses(select: exp.Select) -> Iterator[exp.Expr]:
-    for name in ("distinct", "where", "group", "having", "order", "limit", "offset"):
-        if (clause := select.args.get(name)) is not None:
-            yield clause
-    yield from select.args.get("windows") or ()
-    for join in select.args.get("joins") or ():
-        if (condition := join.args.get("on")) is not None:
-            yield condition
 
 
 def _source(item: exp.Expr, outer: Scope | None, withs: Withs, context: Context) -> Source:

@@ -49,7 +49,7 @@ async def list_metrics(request: Request, key: Reader, limit: Limit = None, curso
     asked = cursors.digest({"metrics": None, "bound": key.customer is not None})
     last = cursors.decode(cursor, asked).after
     names = sorted(name for name in now.metrics if not last or name > str(last[0]))
-    page = names[: min(limit or services.settings.api_page_rows_max, services.settings.api_page_rows_max)]
+    page = names[: services.page_rows(limit)]
     more = len(names) > len(page)
     return documents.json_response(
         request,
@@ -145,7 +145,7 @@ async def metric_usage(
     page: Usage | None = None if clocked else services.cache.get(kept)
     if page is None:
         try:
-            page = await usage(services.runner_for(key), now.catalog, metric, question)
+            page = await usage(services.runner, now.catalog, metric, question, caller=key.id)
         except MetricError as error:
             if key.customer is None:
                 raise

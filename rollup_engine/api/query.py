@@ -96,8 +96,7 @@ async def query(request: Request, key: Querier, asked: Annotated[Query, Body()])
         if twice:
             raise Problem(422, f"Two columns are called {twice[0]!r}. Name one of them otherwise with AS.")
         services.cache.put((wanted, token), result, rows_worth(result.rows))
-    most = min(asked.limit or services.settings.api_page_rows_max, services.settings.api_page_rows_max)
-    page = Table(result.columns, result.rows[cursor.offset : cursor.offset + most])
+    page = Table(result.columns, result.rows[cursor.offset : cursor.offset + services.page_rows(asked.limit)])
     reached = cursor.offset + len(page.rows)
     next_cursor = cursors.encode(Cursor(wanted, token, reached)) if reached < len(result.rows) else None
     answer = Answer(page, now.fresh.of(tables, end), {"columns": list(result.columns)}, next_cursor)

@@ -11,13 +11,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import structlog
 
 from billable_metrics.catalog import Catalog, Table, catalog_from_config
-from billable_metrics.execute import MetricRunner, Plan, Result
+from billable_metrics.execute import MetricRunner
 from billable_metrics.metric import Metrics
 from rollup_engine.api.cache import Cache
 from rollup_engine.api.problems import unavailable
@@ -25,7 +25,6 @@ from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import BrokerUnavailable, RollupError
 from rollup_engine.runtime import freshness, sql
-from rollup_engine.runtime.api_keys import ApiKey
 from rollup_engine.runtime.freshness import Tables, Tracker
 
 if TYPE_CHECKING:
@@ -56,15 +55,6 @@ class Current:
         """The rollups' tables behind a catalogue's."""
         by_name = {rollup.name: rollup.table for rollup in self.config.rollups}
         return [by_name[table.name] for table in read]
-
-
-@dataclass(frozen=True)
-class _Runner:
-    runner: MetricRunner
-    caller: str
-
-    async def run(self, plan: Plan, catalog: Catalog) -> Result:
-        return await self.runner.run(plan, catalog, caller=self.caller)
 
 
 class Services:
@@ -137,9 +127,10 @@ class Services:
             self._loaded = generation, config, catalog, self._load_metrics(catalog)
             return self._loaded
 
-    def runner_for(self, key: ApiKey) -> MetricRunner:
-        """The runner as this key has it: no caller can take all connections."""
-        return cast(MetricRunner, _Runner(self.runner, key.id))
+    def page_rows(self, asked: int | None) -> int:
+        """Rows on a page: as many as were asked for, up to the most there may be."""
+        most = self.settings.api_page_rows_max
+        return min(asked or most, most)
 
     async def look(self) -> None:
         """Take a look at the stages, unless the latest is new enough."""

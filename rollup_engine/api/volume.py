@@ -81,7 +81,7 @@ async def volume(
                 rows += [(one.event, hour, count) for hour, count in found.rows]  # type: ignore[misc]
         services.cache.put(kept, rows, len(rows))
     behind = [row for row in rows if last is None or row[:2] > last]
-    page = behind[: min(limit or services.settings.api_page_rows_max, services.settings.api_page_rows_max)]
+    page = behind[: services.page_rows(limit)]
     next_cursor = None
     if len(page) < len(behind):
         name, hour, _ = page[-1]

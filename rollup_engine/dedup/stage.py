@@ -34,9 +34,7 @@ from rollup_engine.topology import (
 )
 
 BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
-REBUILD_ROWS = (
-    500_000  # the more ids in order of their keys at once, the less each costs; some 100 MB, and half a second
-)
+REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
