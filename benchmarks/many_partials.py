@@ -33,8 +33,8 @@ CONFIG = Config(
     events=(
         EventType(
             event="usage",
-            topics=("usage",),
-            id_path="id",
+            kafka_topics=("usage",),
+            id_paths=("id",),
             timestamp=Timestamp(path="at"),
             customer_path="customer",
             rollups=(USAGE,),

@@ -25,6 +25,29 @@ def _prefixed(column: pl.Expr) -> pl.Expr:
     return pl.when(column.is_null()).then(pl.lit("-")).otherwise(pl.format("{}:{}", column.str.len_bytes(), column))
 
 
+def joined(parts: Sequence[pl.Series]) -> pl.Series:
+    """One text column of the texts of several: `<bytes>:<text>:` for each but the last, and the last as it is. No two
+    lists of as many parts give the same text. A single part is the text itself. Null where any part is."""
+    if len(parts) == 1:
+        return parts[0]
+    named = {str(number): part for number, part in enumerate(parts)}
+    texts: list[pl.Expr] = []
+    for name in list(named)[:-1]:
+        texts += [pl.col(name).str.len_bytes(), pl.lit(":"), pl.col(name), pl.lit(":")]
+    return pl.DataFrame(named).select(pl.concat_str(*texts, pl.col(str(len(parts) - 1)))).to_series()
+
+
+def split(text: str, parts: int) -> list[str]:
+    """The parts that `joined` made a text of."""
+    found: list[str] = []
+    rest = text.encode()
+    for _ in range(parts - 1):
+        size, _, rest = rest.partition(b":")
+        found.append(rest[: int(size)].decode())
+        rest = rest[int(size) + 1 :]
+    return [*found, rest.decode()]
+
+
 def _hash128(text: pl.Expr) -> pl.Expr:
     return plh.concat_str(text).nchash.xxh3_128()
 

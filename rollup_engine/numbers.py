@@ -109,7 +109,7 @@ def describe(value: object) -> str:
         case int() | NumberText():
             return "a number"
         case str():
-            return "text"
+            return f"the text {_short(value)!r}"
         case dict():
             return "an object"
         case list():

@@ -6,7 +6,7 @@ Adapters live in `runtime`; the same contract tests run over every implementatio
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from rollup_engine.progress import Claim, Position, Writes
 from rollup_engine.tables import Schema
@@ -30,6 +30,27 @@ class Record(Protocol):
     def value(self) -> bytes | None:
         """None: a tombstone."""
         ...
+
+
+class Unreadable(NamedTuple):
+    """Among the records of a bucket: bytes that hold no event, which become a dead letter with this `reason`."""
+
+    offset: int
+    timestamp: int
+    """Milliseconds UTC, as a record's."""
+    value: bytes
+    """What there is of it, for people to look at."""
+    reason: str
+    """One of UNREADABLE_REASONS."""
+    detail: str
+    """A sentence for people: what is wrong, and where."""
+
+
+RECORD_TOO_LARGE: Final = "record_too_large"
+MALFORMED_CSV: Final = "malformed_csv"
+MALFORMED_PARQUET: Final = "malformed_parquet"
+OBJECT_DAMAGED: Final = "object_damaged"
+UNREADABLE_REASONS: Final = frozenset({RECORD_TOO_LARGE, MALFORMED_CSV, MALFORMED_PARQUET, OBJECT_DAMAGED})
 
 
 class Reader(Protocol):

@@ -13,12 +13,14 @@ from typing import Final
 from rollup_engine.config.model import Kind, Unit
 from rollup_engine.config.nodes import Node, Place, YamlList, YamlMap, YamlScalar
 from rollup_engine.config.reader import SCALE_MAX, Located, Reader
+from rollup_engine.config.sources import SOURCE, DraftSource, read_source
 
 WINDOW_MS: Final = 600_000
 EMIT_EVERY_MS: Final = 30_000
 GRACE_MS: Final = 12 * 3_600_000
 HORIZON_MS: Final = 24 * 3_600_000
 MAX_FUTURE_MS: Final = 5 * 60_000
+ID_PARTS_MAX: Final = 8
 SCALE: Final = 9
 
 KINDS: Final[tuple[Kind, ...]] = ("sum", "min", "max")
@@ -36,7 +38,7 @@ _FILE_OPTIONAL = {"grace_period": "", "dedup_horizon": "", "max_future": ""}
 
 BELONGS: Final = (
     dict.fromkeys(_FILE_REQUIRED | _FILE_OPTIONAL, "the top level of the file")
-    | dict.fromkeys(("topic", "match"), "'source'")
+    | dict.fromkeys(SOURCE, "'source'")
     | dict.fromkeys(_FIELDS, "'fields'")
     | dict.fromkeys(_ROLLUP, "an entry of 'rollups'")
     | dict.fromkeys((*KINDS, "minimum", "scale"), "an entry of 'aggregates'")
@@ -79,9 +81,8 @@ class Draft:
 
     file: str
     event: Located[str] | None
-    topics: tuple[Located[str], ...]
-    match: tuple[tuple[Located[str], Located[str]], ...]
-    id_path: Located[str] | None
+    source: DraftSource
+    id_paths: tuple[Located[str], ...]
     timestamp_path: Located[str] | None
     timestamp_unit: Unit | None
     customer_path: Located[str] | None
@@ -98,15 +99,13 @@ def read_draft(root: Node, file: str, reader: Reader) -> Draft | None:
     if top is None:
         return None
     event = reader.text(top.get("event"), "'event'", "the event type, such as file_download")
-    topics, match = _source(top.get("source"), reader)
     fields = reader.mapping(top.get("fields"), "'fields'", _FIELDS, {}, "id, timestamp and external_customer_id") or {}
     timestamp_path, timestamp_unit = _timestamp(fields.get("timestamp"), reader)
     return Draft(
         file=file,
         event=event,
-        topics=topics,
-        match=match,
-        id_path=reader.path(fields.get("id"), "'id'", "the path of the event's id"),
+        source=read_source(top.get("source"), reader),
+        id_paths=_id_paths(fields.get("id"), reader),
         timestamp_path=timestamp_path,
         timestamp_unit=timestamp_unit,
         customer_path=reader.path(
@@ -119,33 +118,22 @@ def read_draft(root: Node, file: str, reader: Reader) -> Draft | None:
     )
 
 
-def _source(
-    node: Node | None, reader: Reader
-) -> tuple[tuple[Located[str], ...], tuple[tuple[Located[str], Located[str]], ...]]:
-    source = reader.mapping(node, "'source'", {"topic": "downloads"}, {"match": ""}, "{topic: downloads}") or {}
-    topic = source.get("topic")
-    example = "the name of a Kafka topic, or a list of names"
-    if isinstance(topic, YamlList):
-        names = [reader.text(item, "an entry of 'topic'", example) for item in topic.items]
-        if not names:
-            reader.wrong(topic.place, "'topic' is an empty list", f"Write {example}.")
-    else:
-        names = [reader.text(topic, "'topic'", example)]
-    return tuple(name for name in names if name is not None), _match(source.get("match"), reader)
-
-
-def _match(node: Node | None, reader: Reader) -> tuple[tuple[Located[str], Located[str]], ...]:
-    """Sorted by path: the order of keys in a mapping means nothing."""
-    if reader.mapping(node, "'match'", {}, {}, "a property and its value, such as {event_name: download}") is None:
-        return ()
-    assert isinstance(node, YamlMap)
-    pairs: dict[str, tuple[Located[str], Located[str]]] = {}
-    for key, value in node.entries:
-        path = reader.path(key, "a key of 'match'", "a property's path") if isinstance(key, YamlScalar) else None
-        text = reader.json_text(value, f"the value of {path.value!r}") if path else None
-        if path and text:
-            pairs[path.value] = (path, text)
-    return tuple(pairs[path] for path in sorted(pairs))
+def _id_paths(node: Node | None, reader: Reader) -> tuple[Located[str], ...]:
+    """One path, or a list of them whose values together are the id."""
+    example = "the path of the event's id, or a list of paths, such as [source, id]"
+    if not isinstance(node, YamlList):
+        path = reader.path(node, "'id'", example)
+        return (path,) if path else ()
+    if not node.items:
+        reader.wrong(node.place, "'id' is an empty list", f"Write {example}.")
+    if len(node.items) > ID_PARTS_MAX:
+        reader.wrong(node.place, f"'id' lists {len(node.items)} paths", f"Write {ID_PARTS_MAX} at the most.")
+    paths: dict[str, Located[str]] = {}
+    for item in node.items:
+        path = reader.path(item, "an entry of 'id'", example)
+        if path and paths.setdefault(path.value, path) is not path:
+            reader.wrong(path.place, f"'id' lists '{path.value}' twice", "Remove one.")
+    return tuple(paths.values())
 
 
 def _timestamp(node: Node | None, reader: Reader) -> tuple[Located[str] | None, Unit | None]:

@@ -18,6 +18,7 @@ from rollup_engine.config.naming import column_name
 from rollup_engine.config.nodes import YamlScalar, parse
 from rollup_engine.config.reader import Reader
 from rollup_engine.config.rules import broken_rules, column_of
+from rollup_engine.config.sources import DraftBucket
 from rollup_engine.errors import ConfigError, Problem
 
 T = TypeVar("T")
@@ -96,9 +97,10 @@ def _unreadable(path: Path, error: OSError) -> Problem:
 def _event(draft: Draft) -> model.EventType:
     return model.EventType(
         event=_read_value(draft.event).value,
-        topics=tuple(topic.value for topic in draft.topics),
-        match=tuple(model.Match(path=path.value, value=value.value) for path, value in draft.match),
-        id_path=_read_value(draft.id_path).value,
+        kafka_topics=tuple(topic.value for topic in draft.source.topics),
+        bucket=_bucket(draft.source.bucket) if draft.source.bucket else None,
+        match=tuple(model.Match(path=path.value, value=value.value) for path, value in draft.source.match),
+        id_paths=tuple(path.value for path in draft.id_paths),
         timestamp=model.Timestamp(path=_read_value(draft.timestamp_path).value, unit=draft.timestamp_unit),
         customer_path=_read_value(draft.customer_path).value,
         rollups=tuple(_rollup(rollup) for rollup in draft.rollups),
@@ -106,6 +108,12 @@ def _event(draft: Draft) -> model.EventType:
         horizon_ms=_read_value(draft.horizon).value,
         max_future_ms=_read_value(draft.max_future).value,
         file=draft.file,
+    )
+
+
+def _bucket(draft: DraftBucket) -> model.Bucket:
+    return model.Bucket(
+        url=draft.url.value, format=_read_value(draft.format).value, poll_ms=_read_value(draft.poll).value
     )
 
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rollup_engine.config.naming import TABLE_SUFFIX
 from rollup_engine.errors import UsageError
 
 Kind = Literal["sum", "min", "max"]
 Unit = Literal["s", "ms", "us", "ns"]
+Format = Literal["ndjson", "csv", "parquet"]
 Millis = Annotated[int, Field(gt=0)]
 MillisOrZero = Annotated[int, Field(ge=0)]
 
 _EXPONENT_MAX = 100
+_READABLE_MAX = 60
+_NOT_READABLE = re.compile(r"[^a-zA-Z0-9]+")
 
 
 def _no_float(value: object) -> object:
@@ -104,13 +108,34 @@ class Match(_Spec):
     value: str
 
 
+class Bucket(_Spec):
+    """A bucket or directory whose objects hold events. `url` is what `parse_bucket_url` returns.
+
+    It is looked at for new objects every `poll_ms`.
+    """
+
+    url: str
+    format: Format
+    poll_ms: Millis
+
+    @property
+    def topic(self) -> str:
+        """The raw topic that its rows are: `bucket.<readable>.<hash of url>`. There are no records in Kafka's."""
+        readable = _NOT_READABLE.sub("-", self.url.partition("://")[2]).strip("-")[:_READABLE_MAX]
+        return f"bucket.{readable}.{hashlib.sha256(self.url.encode()).hexdigest()[:8]}"
+
+
 class EventType(_Spec):
-    """One YAML file. `grace_ms` None means `unlimited`. `file` is where it was read; no result depends on it."""
+    """One YAML file. `grace_ms` None means `unlimited`. `file` is where it was read; no result depends on it.
+
+    An event's id is the text at `id_paths`; the texts of several are joined (`keys.joined`).
+    """
 
     event: str
-    topics: tuple[str, ...] = Field(min_length=1)
+    kafka_topics: tuple[str, ...] = ()
+    bucket: Bucket | None = None
     match: tuple[Match, ...] = ()
-    id_path: str
+    id_paths: tuple[str, ...] = Field(min_length=1)
     timestamp: Timestamp
     customer_path: str
     rollups: tuple[Rollup, ...] = Field(min_length=1)
@@ -118,6 +143,29 @@ class EventType(_Spec):
     horizon_ms: Millis
     max_future_ms: MillisOrZero
     file: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, data: Any) -> Any:
+        """What was stored before there were buckets, and ids of several parts."""
+        if isinstance(data, dict):
+            data = dict(data)
+            if "id_path" in data and "id_paths" not in data:
+                data["id_paths"] = (data.pop("id_path"),)
+            if "topics" in data and "kafka_topics" not in data:
+                data["kafka_topics"] = data.pop("topics")
+        return data
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> EventType:
+        if not self.topics:
+            raise ValueError("needs a topic or a bucket")
+        return self
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The raw topics whose records may belong to it: Kafka's, then its bucket's."""
+        return (*self.kafka_topics, self.bucket.topic) if self.bucket else self.kafka_topics
 
 
 class Config(_Spec):
@@ -140,14 +188,24 @@ class Config(_Spec):
         content = self.model_dump(mode="json", exclude={"events": {"__all__": {"file"}}})
         for event in content["events"]:
             event["rollups"].sort(key=_dumps)
-            event["topics"].sort()
+            event["kafka_topics"].sort()
         content["events"].sort(key=_dumps)
         return hashlib.sha256(_dumps(content).encode()).hexdigest()
 
     @cached_property
     def topics(self) -> tuple[str, ...]:
-        """Every raw topic, once, sorted."""
+        """Every raw topic, once, sorted; those of buckets too."""
         return tuple(sorted({topic for event in self.events for topic in event.topics}))
+
+    @cached_property
+    def kafka_topics(self) -> tuple[str, ...]:
+        """Every raw topic whose records are in Kafka, once, sorted."""
+        return tuple(sorted({topic for event in self.events for topic in event.kafka_topics}))
+
+    @cached_property
+    def buckets(self) -> dict[str, Bucket]:
+        """Every bucket by its raw topic, sorted. Event types that share one agree on its format and poll."""
+        return dict(sorted((event.bucket.topic, event.bucket) for event in self.events if event.bucket))
 
     @cached_property
     def rollups(self) -> tuple[Rollup, ...]:

@@ -24,17 +24,20 @@ from rollup_engine.config.naming import (
 )
 from rollup_engine.config.nodes import Place
 from rollup_engine.config.reader import Located
+from rollup_engine.config.sources import DraftBucket
 from rollup_engine.errors import Problem
 
 Rule: TypeAlias = Callable[[Sequence[Draft]], Iterator[Problem]]
 
 EMIT_EVERY_MS_MIN: Final = 100
 WINDOW_MS_MIN: Final = 1_000
+POLL_MS_MIN: Final = 1_000
 
 _HANDY_WINDOWS = [seconds * 1_000 for seconds in (1, 2, 5, 10, 15, 20, 30)]
 _HANDY_WINDOWS += [minutes * 60_000 for minutes in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30)]
 _HANDY_WINDOWS += [hours * 3_600_000 for hours in (1, 2, 3, 4, 6, 8, 12, 24)]
 _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")  # org.apache.kafka.common.internals.Topic
+_BUCKET_TOPIC = re.compile(r"bucket\.[^.]*\.[0-9a-f]{8}")  # config.model.Bucket.topic
 _BARE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]*")
 
 
@@ -57,13 +60,37 @@ def events_leave_the_books_their_names(drafts: Sequence[Draft]) -> Iterator[Prob
 def topics_are_kafka_names(drafts: Sequence[Draft]) -> Iterator[Problem]:
     for draft in drafts:
         seen: set[str] = set()
-        for topic in draft.topics:
+        for topic in draft.source.topics:
             if not _TOPIC.fullmatch(topic.value):
                 hint = "Kafka allows 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-'."
                 yield topic.place.problem(f"{topic.value!r} cannot be a topic's name", hint)
+            elif _BUCKET_TOPIC.fullmatch(topic.value):
+                hint = "Names such as bucket.<words>.<8 hex digits> are kept for buckets; write another one."
+                yield topic.place.problem(f"topic '{topic.value}' has a reserved name", hint)
             elif topic.value in seen:
                 yield topic.place.problem(f"topic '{topic.value}' is listed twice", "Remove one.")
             seen.add(topic.value)
+
+
+def buckets_are_read_one_way(drafts: Sequence[Draft]) -> Iterator[Problem]:
+    """An object is read once for all event types of its bucket."""
+    first: dict[str, DraftBucket] = {}
+    for draft in drafts:
+        bucket = draft.source.bucket
+        if bucket is None:
+            continue
+        if bucket.poll and bucket.poll.value < POLL_MS_MIN:
+            hint = "Write 1s or more; 30s is the default."
+            yield bucket.poll.place.problem(f"poll {format_duration(bucket.poll.value)} is shorter than 1s", hint)
+        other = first.setdefault(bucket.url.value, bucket)
+        if bucket.format and other.format and bucket.format.value != other.format.value:
+            message = f"bucket {bucket.url.value} is read as {bucket.format.value} here and as {other.format.value}"
+            hint = "Its objects are read once for all event types: write one format, or give each a folder of its own."
+            yield bucket.format.place.problem(f"{message} in {other.format.place}", hint)
+        if bucket.poll and other.poll and bucket.poll.value != other.poll.value:
+            here, there = format_duration(bucket.poll.value), format_duration(other.poll.value)
+            message = f"bucket {bucket.url.value} is polled every {here} here and every {there} in {other.poll.place}"
+            yield bucket.poll.place.problem(message, f"Write 'poll: {there}' here, or the same in both.")
 
 
 def windows_divide_the_day(drafts: Sequence[Draft]) -> Iterator[Problem]:
@@ -180,6 +207,7 @@ RULES: Final[tuple[Rule, ...]] = (
     events_are_declared_once,
     events_leave_the_books_their_names,
     topics_are_kafka_names,
+    buckets_are_read_one_way,
     windows_divide_the_day,
     emissions_leave_time_to_work,
     horizon_covers_grace,
@@ -207,7 +235,8 @@ def _rollups(drafts: Sequence[Draft]) -> Iterator[tuple[Draft, DraftRollup]]:
 
 
 def _paths(draft: Draft) -> Iterator[Located[str]]:
-    fields = (draft.id_path, draft.timestamp_path, draft.customer_path, *(path for path, _ in draft.match))
+    matched = (path for path, _ in draft.source.match)
+    fields = (*draft.id_paths, draft.timestamp_path, draft.customer_path, *matched)
     yield from (path for path in fields if path)
     for rollup in draft.rollups:
         yield from (group.path for group in rollup.groups)

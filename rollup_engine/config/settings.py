@@ -120,6 +120,14 @@ class Settings(BaseSettings):
         pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
         description="requests a key may make, such as 600/minute, 20/second or 5000/hour",
     )
+    ingest_rate: str = Field(
+        default="6000/minute",
+        pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour)$",
+        description="calls with events that a key may make, such as 6000/minute, 100/second or 50000/hour",
+    )
+    ingest_events_max: int = Field(default=500, ge=1, le=10_000, description="a whole number from 1 to 10000")
+    ingest_timeout_s: float = Field(default=10, ge=0.1, le=60, description="seconds, from 0.1 to 60")
+    ingest_held_mb: int = Field(default=64, ge=16, le=4_096, description="a whole number from 16 to 4096")
     api_page_rows_max: int = Field(default=10_000, ge=1, le=100_000, description="a whole number from 1 to 100000")
     api_cache_rows: int = Field(default=200_000, ge=0, le=10_000_000, description="a whole number from 0 to 10000000")
     log_level: Annotated[Level, BeforeValidator(_upper)] = Field(

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from rollup_engine import numbers
+from rollup_engine import keys, numbers
 from rollup_engine.config.model import EventType
 from rollup_engine.dedup.verdicts import CONFLICTING, FUTURE, INVALID, LATE
 from rollup_engine.route.decode import number_scales, text_paths
@@ -55,7 +55,8 @@ def _letter(event: EventType, row: Mapping[str, Any]) -> tuple[object, ...]:
     verdict, at = row["verdict"], _rfc3339(row["timestamp_ms"])
     if verdict == CONFLICTING:
         reason = "conflict"
-        detail = f"the id {_short(row['id'])} was seen before with other values; the first copy counts"
+        parts = keys.split(row["id"], len(event.id_paths))
+        detail = f"the id {', '.join(map(_short, parts))} was seen before with other values; the first copy counts"
     elif verdict == LATE:
         reason = "late"
         behind = _duration(row["watermark_ms"] - row["timestamp_ms"])
@@ -90,7 +91,7 @@ def _letter(event: EventType, row: Mapping[str, Any]) -> tuple[object, ...]:
 def mapped_values(event: EventType, row: Mapping[str, Any]) -> dict[str, str | None]:
     """Path to text for every mapped value of a row."""
     values: dict[str, str | None] = {
-        event.id_path: row["id"],
+        **dict(zip(event.id_paths, keys.split(row["id"], len(event.id_paths)), strict=True)),
         event.timestamp.path: _rfc3339(row["timestamp_ms"]),
         event.customer_path: row["customer"],
     }

@@ -15,6 +15,7 @@ from rollup_engine import keys, numbers
 from rollup_engine.config.model import EventType
 from rollup_engine.numbers import NumberText, describe
 from rollup_engine.route.decode import Decoder, Undecodable, number_scales, text_paths
+from rollup_engine.route.numeric_text import numbers_in_text
 from rollup_engine.route.timestamps import column as timestamp_column
 
 TEXT_BYTES_MAX = 65_536
@@ -27,7 +28,7 @@ class EventColumns:
         self.event = event
         self._get: dict[str, Callable[[Any], object]] = {
             path: decoder.getter(path)
-            for path in (event.id_path, event.timestamp.path, event.customer_path, *text_paths(event))
+            for path in (*event.id_paths, event.timestamp.path, event.customer_path, *text_paths(event))
         }
         self._text_paths = text_paths(event)
         self._scales = number_scales(event)
@@ -40,6 +41,7 @@ class EventColumns:
             for aggregate in rollup.aggregates
             if aggregate.minimum is not None
         ]
+        self._numeric_text = event.bucket is not None and event.bucket.format == "csv"  # its cells are all text
         self._matches = [(decoder.getter(match.path), match.value) for match in event.match]
 
     @property
@@ -55,16 +57,19 @@ class EventColumns:
         """Columns of the good rows, after those of their `records`; and {row: why} of the others."""
         bad: dict[int, Undecodable] = {}
         event = self.event
-        ids = _text(_values(self._get[event.id_path], decoded), event.id_path, "id", bad, required=True)
+        ids = [_text(_values(self._get[path], decoded), path, "id", bad, required=True) for path in event.id_paths]
         customers = _text(
             _values(self._get[event.customer_path], decoded), event.customer_path, "customer", bad, required=True
         )
-        times, wrong = timestamp_column(_values(self._get[event.timestamp.path], decoded), event.timestamp)
+        moments = _values(self._get[event.timestamp.path], decoded)
+        if self._numeric_text and event.timestamp.unit is not None:
+            moments = numbers_in_text(moments)
+        times, wrong = timestamp_column(moments, event.timestamp)
         for row, why in wrong.items():
             bad.setdefault(row, Undecodable("invalid_timestamp", f"timestamp {event.timestamp.path!r}: {why}"))
         columns = [
             *records,
-            ids.alias("id"),
+            keys.joined(ids).alias("id"),
             times.alias("timestamp_ms"),
             customers.alias("customer"),
         ]
@@ -72,7 +77,10 @@ class EventColumns:
             values = _values(self._get[path], decoded)
             columns.append(_text(values, path, "group column", bad).alias(f"t.{path}"))
         for path, scale in self._scales.items():
-            series, wrong = numbers.columns(f"n.{path}", _values(self._numbers[path], decoded), scale)
+            amounts = _values(self._numbers[path], decoded)
+            if self._numeric_text:
+                amounts = numbers_in_text(amounts)
+            series, wrong = numbers.columns(f"n.{path}", amounts, scale)
             columns += series
             for row, why in wrong.items():
                 bad.setdefault(row, Undecodable("invalid_number", f"{path!r}: {why}"))

@@ -14,6 +14,7 @@ import msgspec
 
 from rollup_engine.config.model import EventType
 from rollup_engine.numbers import NumberText, describe
+from rollup_engine.ports import RECORD_TOO_LARGE
 
 RECORD_BYTES_MAX = 1 << 20
 NESTING_MAX = 200
@@ -99,7 +100,7 @@ class Decoder:
     def _decode_one(self, value: bytes) -> Any:
         if len(value) > RECORD_BYTES_MAX:
             return Undecodable(
-                "record_too_large", f"the record has {len(value):,} bytes; {RECORD_BYTES_MAX:,} are allowed"
+                RECORD_TOO_LARGE, f"the record has {len(value):,} bytes; {RECORD_BYTES_MAX:,} are allowed"
             )
         if _too_deep(value):
             return Undecodable("nested_too_deep", f"the JSON is nested deeper than {NESTING_MAX} levels")
@@ -197,7 +198,7 @@ def _too_deep(value: bytes) -> bool:
 
 def paths_of(event: EventType) -> set[str]:
     """Every path an event type reads."""
-    paths = {event.id_path, event.timestamp.path, event.customer_path, *(match.path for match in event.match)}
+    paths = {*event.id_paths, event.timestamp.path, event.customer_path, *(match.path for match in event.match)}
     return paths | set(text_paths(event)) | set(number_scales(event))
 
 

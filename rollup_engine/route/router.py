@@ -19,7 +19,7 @@ import polars as pl
 
 from rollup_engine import keys
 from rollup_engine.config.model import EventType
-from rollup_engine.ports import Record
+from rollup_engine.ports import Record, Unreadable
 from rollup_engine.route.columns import EventColumns
 from rollup_engine.route.decode import Decoder, Undecodable
 from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
@@ -63,10 +63,11 @@ class Router:
         self._decoder = decoder
         self._events = [EventColumns(event, decoder) for event in events]
         self._whose = events[0].event if len(events) == 1 else f"topic:{topic}"
+        self._of_a_bucket = any(event.bucket is not None and event.bucket.topic == topic for event in events)
 
     def route(self, state: RouteState, records: Sequence[Record], now_ms: int) -> Routed:
-        """`records` in offset order, at least one."""
-        decoded = self._decoder.decode([record.value or b"" for record in records])
+        """`records` in offset order, at least one; a bucket's may be `Unreadable`."""
+        decoded = self._decoded(records)
         times = pl.DataFrame(
             {
                 "offset": pl.Series([record.offset for record in records], dtype=pl.Int64),
@@ -123,6 +124,16 @@ class Router:
             quiet_ms=0,
         )
         return Routed(after, tables)
+
+    def _decoded(self, records: Sequence[Record]) -> list[Any]:
+        if not self._of_a_bucket:
+            return self._decoder.decode([record.value or b"" for record in records])
+        # `{}` in place of what is unreadable: the decoder's fast path is left for a batch with anything malformed in it
+        bad = {row: record for row, record in enumerate(records) if type(record) is Unreadable}
+        decoded = self._decoder.decode([b"{}" if row in bad else one.value or b"" for row, one in enumerate(records)])
+        for row, record in bad.items():
+            decoded[row] = Undecodable(record.reason, record.detail)
+        return decoded
 
     @staticmethod
     def _timed(frame: pl.DataFrame, event: EventType, watermark: int | None, now_ms: int) -> tuple[pl.DataFrame, int]:

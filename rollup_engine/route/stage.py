@@ -66,7 +66,7 @@ class RoutePartition:
                 remedy=RAW_REMEDY,
             )
         last = self._state.last_offset
-        if last >= start:
+        if last >= start and self._topic not in self._topology.config.buckets:  # an object's etag says as much
             await check_last(self._log, self._topic, self._partition, last, self._state.last_crc, RAW_REMEDY)
         if position < start:
             await self._skip_lost(start)
@@ -147,13 +147,14 @@ class RoutePartition:
         await exchange.send_to_all(self._log, self._events, self._topology.partitions, packed, tables)
         self._sent_ms = self._clock.elapsed_ms()
 
-    async def tick(self) -> None:
+    async def tick(self) -> int:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
             _, end = await self._log.bounds(self._topic, self._partition)
             await self._send({}, self._claim.next_offset, self._state, waits=end > self._claim.next_offset)
         quiet_ms = self._clock.elapsed_ms() - self._read_ms
         if any(self._state.quiet_ms < after_ms <= quiet_ms for after_ms in self._quiet_after_ms):
             await self._tell_quiet(quiet_ms)
+        return self._sent_ms + self._idle_ms - self._clock.elapsed_ms()
 
     async def _tell_quiet(self, quiet_ms: int) -> None:
         """Told once per grace period of the topic's event types: whoever waits for event time need not wait for us."""

@@ -30,8 +30,8 @@ def rollup(table: str = "downloads", **changes: object) -> Rollup:
 def event_type(event: str = "download", *rollups: Rollup, **changes: object) -> EventType:
     spec: dict[str, object] = {
         "event": event,
-        "topics": ("raw",),
-        "id_path": "id",
+        "kafka_topics": ("raw",),
+        "id_paths": ("id",),
         "timestamp": Timestamp(path="at"),
         "customer_path": "customer",
         "rollups": rollups or (rollup(),),

@@ -40,8 +40,8 @@ def rollup(name: str, table: str, groups: Sequence[str], aggregates: Sequence[Ag
 def event(name: str, *rollups: Rollup) -> EventType:
     return EventType(
         event=name,
-        topics=(name.lower(),),
-        id_path="id",
+        kafka_topics=(name.lower(),),
+        id_paths=("id",),
         timestamp=Timestamp(path="ts"),
         customer_path="customer",
         rollups=rollups,

@@ -1,12 +1,13 @@
 """The guards of rule 3, verdicts follow from the log, and those of the rollups made of what counts."""
 
+from rollup_engine import keys
 from rollup_engine.dedup import verdicts
 from rollup_engine.dedup.deduplicator import DedupState
 from rollup_engine.route.router import Router
 from rollup_engine.topology import Topology
 from rollup_engine.windows.accumulator import Accumulator
 from rollup_engine.windows.stage import RollupPartition
-from tests.simulation.mutant import without
+from tests.simulation.mutant import Change, without
 
 VERDICTS = [
     without(
@@ -72,6 +73,15 @@ VERDICTS = [
         " or not self.clocks.keys() >= set(raw)",
         "",
         seed=109,
+    ),
+    without(
+        "ids of several parts that read the same differ",
+        keys,
+        "joined",
+        'texts += [pl.col(name).str.len_bytes(), pl.lit(":"), pl.col(name), pl.lit(":")]',
+        "texts += [pl.col(name)]",
+        Change(keys, "split", 'size, _, rest = rest.partition(b":")', 'size = b"1"'),
+        seed=9,
     ),
 ]
 ROLLUPS = [

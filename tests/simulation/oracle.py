@@ -35,7 +35,7 @@ COUNTED, DUPLICATE, CONFLICTING, LATE, INVALID, UNMATCHED = (
 class Event:
     """A well-formed event, as one event type sees it."""
 
-    id: str
+    id: tuple[str, ...]
     at_ms: int
     customer: str
     groups: dict[str, str | None]
@@ -114,8 +114,8 @@ class Oracle:
     @staticmethod
     def _event(event: EventType, body: dict[str, Any], raw: Raw) -> Event | str:
         at_ms = body.get(event.timestamp.path)
-        customer, id_ = body.get(event.customer_path), body.get(event.id_path)
-        if not id_ or not customer or type(at_ms) is not int:
+        customer, id_ = body.get(event.customer_path), tuple(body.get(path) for path in event.id_paths)
+        if not all(id_) or not customer or type(at_ms) is not int:
             return INVALID
         numbers: dict[str, Decimal | None] = {}
         groups: dict[str, str | None] = {}

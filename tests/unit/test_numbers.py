@@ -204,7 +204,7 @@ def test_from_decimal_refuses_what_no_total_can_be(text: str) -> None:
         (False, "false"),
         (1, "a number"),
         (NumberText("1.5"), "a number"),
-        ("x", "text"),
+        ("x", "the text 'x'"),
         ({}, "an object"),
         ([], "a list"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rollup_engine.config.durations import DURATION_MS_MAX, format_duration, par
 from rollup_engine.config.loader import check, load
 from rollup_engine.config.model import (
     Aggregate,
+    Bucket,
     Config,
     EventType,
     GroupColumn,
@@ -67,7 +69,7 @@ def test_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         events=(
             EventType(
                 event="file_download",
-                topics=("downloads", "downloads-eu"),
+                kafka_topics=("downloads", "downloads-eu"),
                 match=(
                     Match(path="data.country", value="NO"),
                     Match(path="event_name", value="download"),
@@ -75,7 +77,7 @@ def test_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                     Match(path="ratio", value="1.50"),
                     Match(path="version", value="2"),
                 ),
-                id_path="id",
+                id_paths=("id",),
                 timestamp=Timestamp(path="ts", unit="ms"),
                 customer_path="account.customer",
                 rollups=(
@@ -219,9 +221,93 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
 
 def test_the_order_of_rollups_and_topics_is_no_content(tmp_path: Path) -> None:
     [event] = load(write(tmp_path, downloads=FULL)).events
-    turned = event.model_copy(update={"rollups": event.rollups[::-1], "topics": event.topics[::-1]})
+    turned = event.model_copy(update={"rollups": event.rollups[::-1], "kafka_topics": event.kafka_topics[::-1]})
     assert Config(events=(turned,)) != Config(events=(event,))
     assert Config(events=(turned,)).digest == Config(events=(event,)).digest
+
+
+BUCKET = SMALL.replace("{topic: api}", "{bucket: s3://usage/new, format: csv}")
+
+
+def test_a_bucket_beside_a_topic_or_instead_of_it(tmp_path: Path) -> None:
+    both = "{topic: [b, a], bucket: file:///srv/usage, format: parquet, poll: 1s, match: {kind: call}}"
+    write(tmp_path, one=BUCKET, two=SMALL.replace("api", "both").replace("{topic: both}", both))
+    config = load(tmp_path)
+    alone, beside = config.events
+    assert alone.bucket == Bucket(url="s3://usage/new/", format="csv", poll_ms=30_000)
+    assert (alone.kafka_topics, alone.topics) == ((), (alone.bucket.topic,))
+    assert beside.bucket == Bucket(url="file:///srv/usage/", format="parquet", poll_ms=1_000)
+    assert (beside.kafka_topics, beside.topics) == (("b", "a"), ("b", "a", beside.bucket.topic))
+    assert beside.match == (Match(path="kind", value="call"),)
+    assert config.kafka_topics == ("a", "b")
+    assert config.topics == tuple(sorted([*beside.topics, *alone.topics]))
+    assert config.buckets == {bucket.topic: bucket for bucket in (beside.bucket, alone.bucket)}
+    assert list(config.buckets) == sorted(config.buckets)
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("url", "topic"),
+    [
+        ("s3://usage/new/", "bucket.usage-new.43f4c02a"),
+        ("s3://usage/", "bucket.usage.666dd221"),
+        ("file:///srv/a b/ü.d/", "bucket.srv-a-b-d.31bf8ad0"),
+        (f"s3://usage/{'x' * 100}/", f"bucket.usage-{'x' * 54}.83c6f5e2"),
+    ],
+)
+def test_the_topic_of_a_bucket_is_a_name_of_kafkas_and_of_that_bucket_alone(url: str, topic: str) -> None:
+    """A change would make another bucket of it, and read it all over again."""
+    assert Bucket(url=url, format="csv", poll_ms=1).topic == topic
+
+
+def test_one_bucket_has_one_spelling(tmp_path: Path) -> None:
+    texts = ("s3://usage/new", "s3://usage/new/", "'s3://usage/new/'")
+    spelt = [BUCKET.replace("s3://usage/new", text).replace("api", f"e{n}") for n, text in enumerate(texts)]
+    config = load(write(tmp_path, **{f"f{n}": text for n, text in enumerate(spelt)}))
+    assert len(config.events) == 3
+    assert len(config.buckets) == 1
+
+
+def test_a_bucket_is_read_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, a=BUCKET, b=BUCKET.replace("event: api", "event: b").replace("csv", "ndjson, poll: 1m"))
+    _, problems = check([Path()])
+    assert [str(problem) for problem in problems] == [
+        (
+            "b.yaml:2: bucket s3://usage/new/ is read as ndjson here and as csv in a.yaml:2. "
+            "Its objects are read once for all event types: write one format, or give each a folder of its own."
+        ),
+        (
+            "b.yaml:2: bucket s3://usage/new/ is polled every 1m here and every 30s in a.yaml:2. "
+            "Write 'poll: 30s' here, or the same in both."
+        ),
+    ]
+
+
+def test_an_id_of_several_parts(tmp_path: Path) -> None:
+    several = SMALL.replace("id: id", "id: [source, data.id]")
+    assert load(write(tmp_path, api=several)).events[0].id_paths == ("source", "data.id")
+    assert load(write(tmp_path, api=SMALL.replace("id: id", "id: [id]"))) == load(write(tmp_path, api=SMALL))
+    turned = several.replace("source, data.id", "data.id, source")
+    assert load(write(tmp_path, api=turned)).digest != load(write(tmp_path, api=several)).digest
+
+
+def test_what_was_stored_before_buckets_and_ids_of_parts_is_the_same(tmp_path: Path) -> None:
+    config = load(write(tmp_path, downloads=FULL, api=SMALL))
+    stored = json.loads(config.to_json())
+    for event in stored["events"]:
+        event["topics"], [event["id_path"]] = event.pop("kafka_topics"), event.pop("id_paths")
+        del event["bucket"]
+    again = Config.from_json(json.dumps(stored))
+    assert again == config
+    assert again.digest == config.digest
+
+
+def test_an_event_type_has_a_source_and_an_id(tmp_path: Path) -> None:
+    [event] = json.loads(load(write(tmp_path, api=SMALL)).to_json())["events"]
+    for without in ({"kafka_topics": []}, {"id_paths": []}):
+        with pytest.raises(ValidationError):
+            EventType.model_validate(event | without)
 
 
 def test_looking_things_up(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from rollup_engine.config.bucket_urls import BucketUrlError, parse_bucket_url
 from rollup_engine.config.durations import DURATION_MS_MAX, format_duration, parse_duration
 from rollup_engine.config.loader import check
 from rollup_engine.config.model import Config
@@ -22,9 +23,9 @@ from rollup_engine.config.naming import FIXED_COLUMNS, SYSTEM_COLUMNS, column_na
 
 GOOD = """\
 event: file_download
-source: {topic: [downloads], match: {event_name: "download"}}
+source: {topic: [downloads], bucket: "s3://usage/new/", format: csv, poll: 10s, match: {event_name: "download"}}
 fields:
-  id: id
+  id: [source, id]
   timestamp: {path: ts, unit: ms}
   external_customer_id: customer
 rollups:
@@ -48,13 +49,34 @@ scalars = (
     | st.floats()
     | st.text(max_size=8)
     | st.sampled_from(["10m", "sum", "unlimited", "data.region", "data", "count", "7m", "200ms"])
+    | st.sampled_from(["s3://usage/", "file:///srv", "s3:/x", "file:", "csv", "s3://u/*"])
 )
 KEYS = (
-    "event source topic match fields id timestamp path unit external_customer_id rollups name group_by as aggregates "
+    "event source topic bucket format poll match fields id timestamp path unit external_customer_id rollups name "
+    "group_by as aggregates "
     "sum min max minimum scale window emit_every grace_period dedup_horizon max_future"
 )
 keys = st.sampled_from(KEYS.split()) | st.text(max_size=4)
 junk = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4))
+
+
+@st.composite
+def sources(draw: Callable[[Any], Any], number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`source` without `match`, and the fields that it must become."""
+    least = draw(st.integers(0, 1))
+    names = st.from_regex(r"[a-zA-Z0-9_-]{1,20}", fullmatch=True)
+    topics = draw(st.lists(names, min_size=least, max_size=3, unique=True))
+    data: dict[str, Any] = {"topic": topics} if topics else {}
+    made: dict[str, Any] = {"kafka_topics": tuple(topics), "bucket": None}
+    if least and draw(st.booleans()):
+        return data, made
+    where = draw(st.sampled_from(["s3://bucket-", "file:///srv/d"])) + str(number)
+    folders = draw(st.lists(words.filter(lambda word: word != "-"), max_size=3))
+    url = "/".join([where, *folders])
+    kind, poll_ms = draw(st.sampled_from(["ndjson", "csv", "parquet"])), draw(st.integers(1_000, 10**9))
+    made["bucket"] = {"url": f"{url}/", "format": kind, "poll_ms": poll_ms}
+    data |= {"bucket": url + draw(st.sampled_from(["", "/"])), "format": kind, "poll": format_duration(poll_ms)}
+    return data, made
 
 
 @st.composite
@@ -96,17 +118,21 @@ def documents(draw: Callable[[Any], Any], number: int) -> tuple[dict[str, Any], 
         made |= {"aggregates": tuple(b for _, b in aggregates), "window_ms": WINDOWS[window]}
         return entry | {"window": window, "emit_every": every}, made | {"emit_every_ms": SHORT[every]}
 
-    event, identity, customer, path = f"e{number}{draw(words)}", fresh(), fresh(), fresh()
+    event, customer, path = f"e{number}{draw(words)}", fresh(), fresh()
     unit = draw(st.sampled_from([None, "s", "ms", "us", "ns"]))
-    topics = draw(st.lists(st.from_regex(r"[a-zA-Z0-9_-]{1,20}", fullmatch=True), min_size=1, max_size=3, unique=True))
+    source, made_source = draw(sources(number))
+    parts = [fresh() for _ in range(draw(st.integers(1, 3)))]
     grace_ms = draw(st.none() | st.integers(0, 10**9))
     horizon_ms = draw(st.integers(max(grace_ms or 0, 1), 10**10))
     rollups = [rollup() for _ in range(draw(st.integers(1, 3)))]
     matches = sorted({fresh(): draw(words) for _ in range(draw(st.integers(0, 2)))}.items())
     data = {
         "event": event,
-        "source": {"topic": topics, "match": dict(matches)},
-        "fields": {"id": identity, "timestamp": {"path": path} | ({"unit": unit} if unit else {})}
+        "source": source | {"match": dict(matches)},
+        "fields": {
+            "id": parts if draw(st.booleans()) or parts[1:] else parts[0],
+            "timestamp": {"path": path} | ({"unit": unit} if unit else {}),
+        }
         | {"external_customer_id": customer},
         "rollups": [a for a, _ in rollups],
         "grace_period": "unlimited" if grace_ms is None else format_duration(grace_ms),
@@ -114,9 +140,9 @@ def documents(draw: Callable[[Any], Any], number: int) -> tuple[dict[str, Any], 
     }
     return data, {
         "event": event,
-        "topics": tuple(topics),
+        **made_source,
         "match": tuple({"path": key, "value": value} for key, value in matches),
-        "id_path": identity,
+        "id_paths": tuple(parts),
         "timestamp": {"path": path, "unit": unit},
         "customer_path": customer,
         "rollups": tuple(b for _, b in rollups),
@@ -151,6 +177,9 @@ def check_texts(*texts: bytes) -> Config | None:
         assert problem.line is None or problem.line >= 1
     if config is not None:
         assert Config.from_json(config.to_json()) == config
+        for topic, bucket in config.buckets.items():
+            assert parse_bucket_url(bucket.url) == bucket.url
+            assert re.fullmatch(r"bucket\.[a-zA-Z0-9-]{0,60}\.[0-9a-f]{8}", topic)
         for rollup in config.rollups:
             columns = [group.column for group in rollup.group_by]
             columns += [aggregate.column for aggregate in rollup.aggregates]
@@ -185,6 +214,30 @@ def test_junk_is_only_reported(content: bytes) -> None:
 @settings(max_examples=150, deadline=None)
 def test_well_formed_junk_is_only_reported(data: Any) -> None:
     check_texts(json.dumps(data).encode())
+
+
+@given(
+    st.text(max_size=30)
+    | st.lists(st.sampled_from(["s3", "file", ":", "/", "//", ".", "..", "a", "*", "x.csv", "\0", " "])).map("".join)
+)
+@settings(max_examples=300, deadline=None)
+@example("s3:///")
+@example("file://.")
+@example("file:////srv")
+@example("s3://usage/..")
+def test_any_text_is_an_address_or_is_refused_with_what_to_write(text: str) -> None:
+    try:
+        url = parse_bucket_url(text)
+    except BucketUrlError as error:
+        url, refused = "", error
+    if not url:
+        assert f"{refused}. {refused.hint}".isprintable()
+        assert refused.hint.endswith(".")
+        return
+    assert parse_bucket_url(url) == url
+    assert url.startswith(("s3://", "file:///"))
+    assert url.endswith("/")
+    assert url.rstrip("/") == text.rstrip("/"), "nothing is added but the slash"
 
 
 edits = st.tuples(

@@ -59,8 +59,8 @@ def config_of(*tables: str) -> Config:
     rollups = tuple(Rollup(name=t, table=t, window_ms=1_000, emit_every_ms=1_000) for t in tables)
     event = EventType(
         event="calls",
-        topics=("raw",),
-        id_path="id",
+        kafka_topics=("raw",),
+        id_paths=("id",),
         timestamp=Timestamp(path="at"),
         customer_path="customer",
         rollups=rollups,
@@ -209,6 +209,26 @@ async def test_a_store_that_is_behind_or_gone_is_brought_up_judging_nothing(benc
     bench.send(packed(RAW_0, 3, 4, Row(3, 0, 1, 3)))
     await bench.work_off()
     assert bench.booked() == {"counted": 3, "duplicate": 1, "records": 4}
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+async def test_repeats_are_renewed_as_the_store_is_brought_up(bench: Bench, kept: int) -> None:
+    """Of an id that the disk still knows, of one read anew, and of one in the same batch."""
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 10)))
+    await bench.work_off()
+    images = [MemoryIds(), bench.store.copy()]
+    bench.send(packed(RAW_0, 1, 3, Row(1, 1, 2, 60), Row(2, 2, 1, 61)))
+    await bench.work_off()
+    images.append(bench.store.copy())
+    bench.send(packed(RAW_0, 3, 5, Row(3, 2, 2, 70), Row(4, 1, 1, 71)))
+    await bench.work_off()
+    live, bench.store = bench.store, images[kept]
+    await bench.start()
+    assert bench.store.ids == live.ids
+    bench.store = MemoryIds()
+    await bench.start()
+    assert bench.store.ids == live.ids
 
 
 async def test_a_store_ahead_of_the_sink_is_rebuilt(bench: Bench) -> None:

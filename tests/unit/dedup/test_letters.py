@@ -15,8 +15,8 @@ HOUR_MS = 3_600_000
 NOW_MS = 1_700_000_000_000  # 2023-11-14T22:13:20Z
 EVENT = EventType(
     event="usage",
-    topics=("raw",),
-    id_path="id",
+    kafka_topics=("raw",),
+    id_paths=("id",),
     timestamp=Timestamp(path="at", unit="ms"),
     customer_path="customer",
     rollups=(
@@ -35,11 +35,11 @@ EVENT = EventType(
 )
 
 
-def letters(*events: bytes) -> list[dict[str, object]]:
+def letters(*events: bytes, of: EventType = EVENT) -> list[dict[str, object]]:
     records = [MemoryRecord(offset, NOW_MS, value) for offset, value in enumerate(events)]
-    routed = Router("raw", [EVENT], 1).route(RouteState(), records, NOW_MS)
+    routed = Router("raw", [of], 1).route(RouteState(), records, NOW_MS)
     packed = Packed("life", 1, "raw/0", 0, len(events), routed.state.clock_ms, routed.tables[0])
-    outcome = deduplicate(DedupState(), Marks({"raw/0": 0}), [(0, packed)], Config(events=(EVENT,)), MemoryIds().get)
+    outcome = deduplicate(DedupState(), Marks({"raw/0": 0}), [(0, packed)], Config(events=(of,)), MemoryIds().get)
     frame = outcome.writes.dead_letters
     return [] if frame is None else frame.sort("source_offset").to_dicts()
 
@@ -85,6 +85,15 @@ def test_a_conflict_names_the_id_and_keeps_the_mapped_values() -> None:
         "region": "us",
         "size": "2.5",
     }
+
+
+def test_a_conflict_of_an_id_of_several_parts_names_and_maps_each() -> None:
+    parts = EVENT.model_copy(update={"id_paths": ("region", "id")})
+    (letter,) = letters(usage("3:a:", NOW_MS), usage("3:a:", NOW_MS, "2"), usage("3:a:", NOW_MS, "3", "us"), of=parts)
+    assert (letter["reason"], letter["event_id"], letter["source_offset"]) == ("conflict", "2:eu:3:a:", 1)
+    assert letter["detail"] == "the id 'eu', '3:a:' was seen before with other values; the first copy counts"
+    mapped = json.loads(str(letter["mapped"]))
+    assert (mapped["region"], mapped["id"], mapped["size"]) == ("eu", "3:a:", "2")
 
 
 def test_a_rejected_record_keeps_its_bytes_and_reason() -> None:

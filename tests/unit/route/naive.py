@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from rollup_engine.config.model import EventType, Timestamp
-from tests.unit.route.naive_json import Float, Int, Object, Rejected, decode
+from tests.unit.route.naive_json import Float, Int, Object, Rejected, decode, loads
 
 ORIGINAL_MAX, TEXT_MAX = 512 << 10, 65_536
 NEVER_MS = -(1 << 62)
@@ -98,6 +98,17 @@ def exact(value: object, scale: int) -> Fraction:
     return number
 
 
+def number_in_text(value: object) -> object:
+    """The number that a text is, by the standard library's JSON; anything else as it is."""
+    if type(value) is not str or value != value.strip():
+        return value
+    try:
+        found = loads(value.encode(), "strict")
+    except (ValueError, RecursionError):
+        return value
+    return found if type(found) in (Int, Float) else value
+
+
 def number_parts(value: object, scale: int) -> tuple[int | None, int | None, int | None]:
     if value is None:
         return None, None, None
@@ -115,6 +126,10 @@ def prefixed(parts: Iterable[object]) -> bytes:
     return b"".join(b"-" if part is None else b"%d:" % len(part) + part for part in encoded)
 
 
+def joined(parts: Sequence[str]) -> str:
+    return "".join(f"{len(part.encode())}:{part}:" for part in parts[:-1]) + parts[-1]
+
+
 def groups(event: EventType) -> list[str]:
     return sorted({column.path for rollup in event.rollups for column in rollup.group_by})
 
@@ -125,27 +140,34 @@ def scales(event: EventType) -> dict[str, int]:
 
 
 def all_paths(event: EventType) -> set[str]:
-    paths = {event.id_path, event.timestamp.path, event.customer_path, *(match.path for match in event.match)}
+    paths = {*event.id_paths, event.timestamp.path, event.customer_path, *(match.path for match in event.match)}
     return paths | set(groups(event)) | set(scales(event))
 
 
 def row_of(event: EventType, found: Object) -> Row:
     """The columns that hang on the record alone. Raises `Rejected`."""
+    cells_are_text = event.bucket is not None and event.bucket.format == "csv"
+
+    def number(path: str) -> object:
+        value = lookup(found, path)
+        return number_in_text(value) if cells_are_text else value
+
+    moment = number(event.timestamp.path) if event.timestamp.unit else lookup(found, event.timestamp.path)
     row: Row = {
-        "id": text(lookup(found, event.id_path), "id", required=True),
+        "id": joined([str(text(lookup(found, path), "id", required=True)) for path in event.id_paths]),
         "customer": text(lookup(found, event.customer_path), "customer", required=True),
-        "timestamp_ms": time_ms(lookup(found, event.timestamp.path), event.timestamp),
+        "timestamp_ms": time_ms(moment, event.timestamp),
     }
     payload: list[object] = [row["timestamp_ms"], row["customer"]]
     for path in groups(event):
         row[f"t.{path}"] = text(lookup(found, path), "group_column", required=False)
         payload.append(row[f"t.{path}"])
-    numbers = {path: number_parts(lookup(found, path), scale) for path, scale in scales(event).items()}
+    numbers = {path: number_parts(number(path), scale) for path, scale in scales(event).items()}
     for path, (hi, lo, frac) in numbers.items():
         row |= {f"n.{path}.hi": hi, f"n.{path}.lo": lo, f"n.{path}.frac": frac}
         payload += [hi or None, lo, frac or None]
     for aggregate in (aggregate for rollup in event.rollups for aggregate in rollup.aggregates):
-        value = lookup(found, aggregate.path)
+        value = number(aggregate.path)
         if value is not None and aggregate.minimum is not None and exact(value, 18) < aggregate.minimum:
             raise Rejected("below_minimum")
     row["id_hash"] = xxhash.xxh3_128_intdigest(b"2i" + prefixed([event.event]) + str(row["id"]).encode())
@@ -170,7 +192,8 @@ class NaiveRouter:
     watermarks: dict[str, int] = field(default_factory=dict)
     clock_ms: int = 0
 
-    def feed(self, offset: int, record_ms: int, value: bytes | None) -> None:
+    def feed(self, offset: int, record_ms: int, value: bytes | None, reason: str = "", detail: str = "") -> None:
+        """`reason` and `detail`: of what is unreadable."""
         raw = value or b""
         self.clock_ms = max(self.clock_ms, min(record_ms, self.now_ms + 7_200_000))
         whose = self.events[0].event if len(self.events) == 1 else f"topic:{self.topic}"
@@ -179,6 +202,8 @@ class NaiveRouter:
         original |= {"original_bytes": len(raw), "original_sha256": hashlib.sha256(raw).hexdigest()}
         rejected: Row = {"table": "rejected", **by_offset, **original}
         try:
+            if reason:
+                raise Rejected(reason)
             found = decode(raw, {path for event in self.events for path in all_paths(event)})
         except Rejected as why:
             self.received[whose] = self.received.get(whose, 0) + 1

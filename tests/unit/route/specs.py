@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from rollup_engine.config.model import Aggregate, EventType, GroupColumn, Match, Rollup, Timestamp, Unit
+from rollup_engine.config.model import Aggregate, Bucket, EventType, GroupColumn, Match, Rollup, Timestamp, Unit
 from rollup_engine.config.naming import column_name
 from rollup_engine.route.router import Router
 from rollup_engine.route.state import RouteState
@@ -28,7 +28,7 @@ def event_type(
     event: str = "download",
     *,
     match: Mapping[str, str] | None = None,
-    id_path: str = "id",
+    id_paths: Sequence[str] = ("id",),
     at: str = "at",
     unit: Unit | None = None,
     customer: str = "customer",
@@ -36,6 +36,7 @@ def event_type(
     sums: Sequence[Aggregate] = (),
     grace_ms: int | None = HOUR_MS,
     max_future_ms: int = 5 * MINUTE_MS,
+    bucket: Bucket | None = None,
 ) -> EventType:
     rollup = Rollup(
         name=event,
@@ -47,9 +48,10 @@ def event_type(
     )
     return EventType(
         event=event,
-        topics=("raw",),
+        kafka_topics=("raw",),
+        bucket=bucket,
         match=tuple(Match(path=path, value=value) for path, value in (match or {}).items()),
-        id_path=id_path,
+        id_paths=tuple(id_paths),
         timestamp=Timestamp(path=at, unit=unit),
         customer_path=customer,
         rollups=(rollup,),
@@ -59,6 +61,7 @@ def event_type(
     )
 
 
+CSV = Bucket(url="s3://usage/", format="csv", poll_ms=30_000)
 DOWNLOAD = event_type(groups=["speed", "data.region"], sums=[a_sum("bytes", minimum="0")])
 
 

@@ -87,7 +87,7 @@ def test_any_property_name_can_be_mapped(name: str) -> None:
         (f"data.{name}", json.dumps({"id": "1", "data": {name: "v"}}, ensure_ascii=False)),
         (f"{name}.x", json.dumps({"id": "1", name: {"x": "v"}})),
     ):
-        event = event_type(groups=[path], id_path="id")
+        event = event_type(groups=[path], id_paths=("id",))
         assert value(raw.encode(), path, event) == "v"
         assert value(raw.encode(), "id", event) == "1"
         assert value(b'{"id":"1","data":5}', "id", event) == "1"

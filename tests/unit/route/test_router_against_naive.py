@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.config.model import EventType
+from rollup_engine.ports import Record, Unreadable
 from rollup_engine.route.router import Routed, Router
 from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
 from tests.unit.route.naive import NaiveRouter, Row, groups, scales
-from tests.unit.route.specs import HOUR_MS, MINUTE_MS, a_sum, event_type
+from tests.unit.route.specs import CSV, HOUR_MS, MINUTE_MS, a_sum, event_type
 
 NOW_MS = 1_660_490_071_132
 PARTITIONS = 3
@@ -36,6 +37,14 @@ SETUPS: dict[str, list[EventType]] = {
     "a value and an object at once": [
         event_type("whole", groups=["data"]),
         event_type("inside", groups=["data.region", "data.zone.name"], sums=[a_sum("data.cost")]),
+    ],
+    "ids of several parts": [
+        event_type("two", id_paths=["speed", "id"], sums=[a_sum("bytes")]),
+        event_type("three", id_paths=["data.region", "id", "kind"]),
+    ],
+    "a bucket of csv": [
+        event_type("cells", at="ts", unit="ms", groups=["speed"], sums=[a_sum("bytes", minimum="0")], bucket=CSV),
+        event_type("some", match={"kind": "download"}, id_paths=["kind", "id"], sums=[a_sum("bytes")], bucket=CSV),
     ],
     "names that are no field's": [event_type(groups=['data."x\\y"', "data.région"], sums=[a_sum("bytes")])],
 }
@@ -72,6 +81,8 @@ numbers = st.one_of(
     st.integers(-(10**40), 10**40).map(str),
     st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-9, max_value=9).map(str),
 )
+odd_numbers = ["1_000", " 1", "1 ", "+1", "01", "1.", ".5", "0x1", "NaN", "1,5", "1\n", "-", "[1]", "1e", "\u0661"]
+numeric_texts = numbers.map(quoted) | st.sampled_from(odd_numbers).map(json.dumps)
 constants = st.sampled_from(["null", "true", "false", "NaN", "Infinity"])
 timestamps = st.one_of(
     st.integers(-2 * HOUR_MS, 2 * HOUR_MS).map(moment),
@@ -81,7 +92,7 @@ timestamps = st.one_of(
     ),
     near_now(1).map(str),
 )
-leaves = strings | numbers | constants | timestamps
+leaves = strings | numbers | numeric_texts | constants | timestamps
 
 
 def objects(values: st.SearchStrategy[str], names: Sequence[str]) -> st.SearchStrategy[str]:
@@ -102,22 +113,22 @@ data = objects(strings | numbers | objects(strings, ["name"]), ["region", "zone"
 ODD: dict[str, st.SearchStrategy[str]] = {
     "id": texts.map(quoted) | leaves,
     "at": timestamps | leaves,
-    "ts": timestamps | leaves,
+    "ts": timestamps | leaves | near_now(1).map(str).map(quoted),
     "customer": texts.map(quoted) | leaves,
     "kind": constants | strings,
     "speed": leaves | trees,
-    "bytes": numbers | trees,
+    "bytes": numbers | numeric_texts | trees,
     "data": data | leaves,
     "extra": trees,
 }
 GOOD: dict[str, st.SearchStrategy[str]] = {
     "id": st.integers(0, 9).map(str) | st.sampled_from(['"a"', '"b"', '"\\u0061"']),
     "at": st.sampled_from([-2 * HOUR_MS, -HOUR_MS - 1, -HOUR_MS, 0, 1, 5 * MINUTE_MS, 6 * MINUTE_MS]).map(moment),
-    "ts": near_now(1).map(str) | near_now(1).map(lambda ms: f"{ms}.5"),
+    "ts": near_now(1).map(str) | near_now(1).map(lambda ms: f"{ms}.5") | near_now(1).map(lambda ms: f'"{ms}"'),
     "customer": st.sampled_from(['"c"', '"d"', "7"]),
     "kind": st.sampled_from(['"download"', '"download"', "true", '"true"']),
     "speed": st.sampled_from(['"fast"', '""', "1", "true", "null", "1.50", '"null"']),
-    "bytes": st.sampled_from(["0", "3256", "5e-1", "1e30", "null", "9007199254740993"]),
+    "bytes": st.sampled_from(["0", "3256", "5e-1", "1e30", "null", "9007199254740993", '"12"', '"1.5"']),
     "data": st.sampled_from(["{}", "null", '{"region": "eu", "cost": -1.5, "zone": {"name": "x"}}', '{"owner": "o"}']),
 }
 
@@ -179,9 +190,13 @@ def rows_of(events: Sequence[EventType], routed: Routed) -> list[Row]:
     return sorted(rows, key=lambda row: (row["offset"], row["table"], row.get("event", "")))
 
 
-def route(events: Sequence[EventType], batches: Sequence[Sequence[MemoryRecord]]) -> tuple[list[Row], RouteState]:
+def topic_of(events: Sequence[EventType]) -> str:
+    return events[0].bucket.topic if events[0].bucket else "raw"
+
+
+def route(events: Sequence[EventType], batches: Sequence[Sequence[Record]]) -> tuple[list[Row], RouteState]:
     state, rows = RouteState(), []
-    router = Router("raw", events, PARTITIONS)
+    router = Router(topic_of(events), events, PARTITIONS)
     for batch in batches:
         routed = router.route(state, batch, NOW_MS)
         rows += rows_of(events, routed)
@@ -189,12 +204,25 @@ def route(events: Sequence[EventType], batches: Sequence[Sequence[MemoryRecord]]
     return rows, state
 
 
+def as_read(events: Sequence[EventType], records: Sequence[MemoryRecord]) -> list[MemoryRecord | Unreadable]:
+    """A bucket has no tombstones, and some of its bytes are no events."""
+    if events[0].bucket is None:
+        return list(records)
+    return [
+        Unreadable(record.offset, record.timestamp, b"a,b", "malformed_csv", "one cell too many")
+        if record.value is None
+        else record
+        for record in records
+    ]
+
+
 setups = st.sampled_from(sorted(SETUPS)).map(SETUPS.__getitem__)
 
 
 @given(setups, partitions())
-def test_the_router_is_route_by_the_book(events: list[EventType], records: list[MemoryRecord]) -> None:
-    naive = NaiveRouter("raw", events, PARTITIONS, NOW_MS)
+def test_the_router_is_route_by_the_book(events: list[EventType], read: list[MemoryRecord]) -> None:
+    records = as_read(events, read)
+    naive = NaiveRouter(topic_of(events), events, PARTITIONS, NOW_MS)
     for record in records:
         naive.feed(*record)
     rows, state = route(events, [records])
@@ -210,8 +238,9 @@ def test_the_router_is_route_by_the_book(events: list[EventType], records: list[
 
 @given(setups, partitions(), st.data())
 def test_how_a_partition_is_cut_into_batches_changes_nothing(
-    events: list[EventType], records: list[MemoryRecord], data: st.DataObject
+    events: list[EventType], read: list[MemoryRecord], data: st.DataObject
 ) -> None:
+    records = as_read(events, read)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(records) - 1)))))
     batches = [records[start:end] for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True)]
     batches = [batch for batch in batches if batch]

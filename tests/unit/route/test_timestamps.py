@@ -230,7 +230,7 @@ def test_epochs_out_of_reach_are_refused(value: str) -> None:
         (1_660_490_071, TEXT, "must be RFC 3339 text, not a number"),
         (NumberText("1.5"), TEXT, "must be RFC 3339 text, not a number"),
         ({}, TEXT, "must be RFC 3339 text, not an object"),
-        ("1660490071", Timestamp(path="at", unit="s"), r"must be a number \(s since 1970\), not text"),
+        ("1660490071", Timestamp(path="at", unit="s"), r"must be a number \(s since 1970\), not the text '1660490071'"),
         (True, Timestamp(path="at", unit="ms"), "not true"),
     ],
 )

@@ -19,8 +19,8 @@ GRACE_MS, WINDOW_MS, HOUR_MS = 60_000, 600_000, 3_600_000
 ROLLUP_OF_IT = Rollup(name="r", table="r", window_ms=WINDOW_MS, emit_every_ms=30_000)
 EVENT = EventType(
     event="e",
-    topics=("raw",),
-    id_path="id",
+    kafka_topics=("raw",),
+    id_paths=("id",),
     timestamp=Timestamp(path="at"),
     customer_path="customer",
     rollups=(ROLLUP_OF_IT,),

@@ -31,8 +31,8 @@ CONFIG = Config(
     events=(
         EventType(
             event="calls",
-            topics=("raw",),
-            id_path="id",
+            kafka_topics=("raw",),
+            id_paths=("id",),
             timestamp=Timestamp(path="at"),
             customer_path="customer",
             rollups=(SPEC,),

@@ -31,8 +31,8 @@ def rollup(window_ms: int = 600_000) -> Rollup:
 def event(one: Rollup) -> EventType:
     return EventType(
         event="e",
-        topics=("t",),
-        id_path="id",
+        kafka_topics=("t",),
+        id_paths=("id",),
         timestamp=Timestamp(path="at"),
         customer_path="c",
         rollups=(one,),

@@ -21,8 +21,8 @@ JUDGES = ("app.events/0", "app.events/1")
 def event_type(grace_ms: int | None = GRACE_MS) -> EventType:
     return EventType(
         event="call",
-        topics=("raw", "more"),
-        id_path="id",
+        kafka_topics=("raw", "more"),
+        id_paths=("id",),
         timestamp=Timestamp(path="at"),
         customer_path="customer",
         rollups=(Rollup(name="call", table="call", window_ms=WINDOW_MS, emit_every_ms=1_000),),
