@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rollup_engine.commands import api_keys, dead_letters, words
+from rollup_engine.commands import api_keys, bucket, dead_letters, words
 from rollup_engine.errors import RollupError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(api_keys.app, name="api-keys")
+app.add_typer(bucket.app, name="bucket")
 
 ConfigDir = Annotated[
     Path | None, typer.Option("--config", metavar="DIR", help="Directory of rollup YAML files. [default: rollups/]")
@@ -82,11 +83,12 @@ def up(
 ) -> None:
     """Run every role, with embedded Kafka and Postgres where none are configured."""
     from rollup_engine.runtime import up as runner
+    from rollup_engine.runtime.template import starting
 
     settings = words.settings()
     _log(settings)
     loaded, directory = _config(settings, config)
-    with runner.services(settings) as addresses:
+    with starting(api=api) as start, runner.services(settings) as addresses:  # in this order: nothing runs here yet
         going = runner.up(
             settings,
             loaded,
@@ -95,6 +97,7 @@ def up(
             exit_when_idle=exit_when_idle,
             processes=processes,
             api=api,
+            start=start,
             say=_say,
         )
         if not asyncio.run(going):

@@ -9,7 +9,10 @@ happened, to what, and what to do. Must never: import anything else of the proje
     ├── MetricError             exit status 2; metric SQL is wrong
     ├── ClaimLost               another worker has the partition
     ├── PartitionHalted         one partition stops, with cause and remedy
+    │   └── StoreRefused        a bucket or directory will not be read until something is changed
     ├── BrokerUnavailable
+    │   ├── StoreUnavailable    a bucket does not answer
+    │   └── IntakeUnavailable   events cannot be taken now; clients of the API read what it says
     └── DatabaseUnavailable
         └── MetricsBusy     too many metrics at once
 """
@@ -106,8 +109,20 @@ class PartitionHalted(RollupError):
         super().__init__(f"{cause}. {remedy}")
 
 
+class StoreRefused(PartitionHalted):
+    """A bucket or directory cannot be read, and will not be until something is changed."""
+
+
 class BrokerUnavailable(RollupError):
     """Kafka does not answer. Check that it runs, and ROLLUP_KAFKA_BOOTSTRAP_SERVERS and the security settings."""
+
+
+class StoreUnavailable(BrokerUnavailable):
+    """The bucket does not answer. Check the network, and AWS_ENDPOINT_URL where it is set."""
+
+
+class IntakeUnavailable(BrokerUnavailable):
+    """Events cannot be taken at the moment. Try again later."""
 
 
 class DatabaseUnavailable(RollupError):

@@ -19,6 +19,8 @@ from rollup_engine.ports import Reader, Record
 from rollup_engine.telemetry import BATCH_SECONDS, ROWS
 
 SETTLED_SECONDS = 2.0
+POLL_MS = 250  # while what is left is worked off, or held up
+REST_MS = 2_000  # otherwise a read waits for records for so long, unless something is due before
 
 
 class StagePartition(Protocol):
@@ -41,8 +43,11 @@ class StagePartition(Protocol):
         """
         ...
 
-    async def tick(self) -> None:
-        """Do what is due by time: emissions, empty records of an idle sender. Called between batches."""
+    async def tick(self) -> int:
+        """Do what is due by time: emissions, empty records of an idle sender. Called between batches.
+
+        Returns in how many ms something is due next, as far as that is known now.
+        """
         ...
 
     async def close(self) -> None:
@@ -66,7 +71,6 @@ async def drive(
     drain_to: Callable[[], Awaitable[int]] | None = None,
     *,
     on_progress: Callable[[], None] = lambda: None,
-    poll_ms: int = 250,
 ) -> None:
     """Run one partition until `stop` is set; then close it cleanly. Any error ends the session, and is raised.
 
@@ -76,6 +80,7 @@ async def drive(
     try:
         reader.seek(await partition.open())
         end: int | None = None
+        due_ms = 0
         worked, opened = False, time.monotonic()
         while True:
             if stop.is_set():
@@ -84,14 +89,15 @@ async def drive(
                 if reader.position >= end:
                     break
             before = reader.position
-            records = await reader.read(partition.records_max, poll_ms)
+            quick = stop.is_set() or partition.held_up
+            records = await reader.read(partition.records_max, POLL_MS if quick else max(1, min(due_ms, REST_MS)))
             if records or reader.position != before:  # aborted transactions move the position, and give no record
                 started = time.perf_counter()
                 await partition.process(records, reader.position)
                 BATCH_SECONDS.labels(partition.stage).observe(time.perf_counter() - started)
                 ROWS.labels(partition.stage).inc(len(records))
                 worked = True
-            await partition.tick()
+            due_ms = await partition.tick()
             # A first read may come too early to give the very record that halts.
             if not partition.held_up and (worked or time.monotonic() - opened > SETTLED_SECONDS):
                 on_progress()

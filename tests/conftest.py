@@ -19,12 +19,14 @@ from hypothesis import settings
 
 from rollup_engine.runtime.embedded import Database, start_broker, start_database
 from tests import apache_kafka
+from tests.producers import node
 
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=False, max_examples=100)
 settings.register_profile("thorough", parent=settings.get_profile("ci"), max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 NO_APACHE_KAFKA = "Apache Kafka cannot be had here"
+NO_NODE = "Node's clients cannot be had here"
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +114,13 @@ def _execute(server: Database, statement: str) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
-    """A missing Apache Kafka skips the test, whichever fixture asked for it."""
+    """A missing Apache Kafka or Node skips the test, whichever fixture asked for it."""
     try:
         return (yield)
     except apache_kafka.Unavailable as reason:
         pytest.skip(f"{NO_APACHE_KAFKA}: {reason}")
+    except node.Unavailable as reason:
+        pytest.skip(f"{NO_NODE}: {reason}")
 
 
 def _skipped(config: pytest.Config) -> list[tuple[str, str]]:
@@ -126,12 +130,19 @@ def _skipped(config: pytest.Config) -> list[tuple[str, str]]:
     return [(report.nodeid, report.longrepr[2].removeprefix("Skipped: ")) for report in reports]
 
 
-def _skipped_apache_without_excuse(config: pytest.Config) -> bool:
-    return apache_kafka.can_be_had() and any(NO_APACHE_KAFKA in reason for _, reason in _skipped(config))
+def _skipped_without_excuse(config: pytest.Config) -> list[str]:
+    """What was skipped though it must be tested here, in sentences."""
+    reasons = [reason for _, reason in _skipped(config)]
+    found = []
+    if any(NO_APACHE_KAFKA in reason for reason in reasons) and apache_kafka.can_be_had():
+        found.append(f"Java {apache_kafka.JAVA_VERSION_MIN} and Maven are here, so Apache Kafka must be tested.")
+    if any(NO_NODE in reason for reason in reasons) and node.can_be_had():
+        found.append(f"Node {node.NODE_VERSION_MIN} and npm are here, so Node's clients must be tested.")
+    return found
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _skipped_apache_without_excuse(session.config) and session.exitstatus == pytest.ExitCode.OK:
+    if _skipped_without_excuse(session.config) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -145,8 +156,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{deselected} tests deselected on the command line")
     if not skipped and not deselected:
         terminalreporter.write_line("this run skipped nothing")
-    if _skipped_apache_without_excuse(config):
-        terminalreporter.write_line(
-            f"This run fails: Java {apache_kafka.JAVA_VERSION_MIN} and Maven are here, so Apache Kafka must be tested.",
-            red=True,
-        )
+    for sentence in _skipped_without_excuse(config):
+        terminalreporter.write_line(f"This run fails: {sentence}", red=True)

@@ -20,7 +20,7 @@ def letters_list(
     output: words.Format = "table",
 ) -> None:
     """The newest dead letters."""
-    from rollup_engine.runtime.screens import list_letters
+    from rollup_engine.runtime.letter_screens import list_letters
 
     words.one_of(output, "table", "json")
     list_letters(words.settings(), event, reason, limit, output)
@@ -29,7 +29,7 @@ def letters_list(
 @app.command("show")
 def letters_show(number: Annotated[int, typer.Argument(metavar="ID", help="From `dead-letters list`.")]) -> None:
     """One dead letter in full, with the original event."""
-    from rollup_engine.runtime.screens import show_letter
+    from rollup_engine.runtime.letter_screens import show_letter
 
     show_letter(words.settings(), number)
 
@@ -54,7 +54,7 @@ def letters_replay(
     ] = False,
 ) -> None:
     """Send dead letters again, each once: exempt from lateness, and judged like any other event for the rest."""
-    from rollup_engine.runtime.screens import replay_letters
+    from rollup_engine.runtime.letter_screens import replay_letters
 
     if bool(numbers) == bool(event or reason or everything):
         raise UsageError("Say which dead letters: by ID, or else all by --event, --reason or --all.")

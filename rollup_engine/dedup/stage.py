@@ -18,6 +18,8 @@ import polars as pl
 from rollup_engine import exchange, injection, keys
 from rollup_engine.clock import Clock
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember, remembered_by
+from rollup_engine.dedup.rebuilding import RebuildLookup
+from rollup_engine.dedup.verdicts import Lookup
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks, Packed, unpack
 from rollup_engine.ports import Log, Record, SeenIds, Sink
@@ -103,6 +105,7 @@ class DedupPartition:
         if lacking:
             await self._check_lost(store.position, log_start)
         position = max(store.position, log_start)
+        lookup: Lookup = store.get if store.incarnation or position >= to else RebuildLookup(store.get)
         waiting: list[tuple[int, Packed]] = []
         rows = 0
         async for records in exchange.read_range(
@@ -111,16 +114,15 @@ class DedupPartition:
             waiting += records
             rows += sum(packed.rows for _, packed in records)
             if rows >= REBUILD_ROWS or len(waiting) >= REBUILD_RECORDS:
-                await self._remember(store, waiting)
+                await self._remember(store, waiting, lookup)
                 waiting, rows = [], 0
-        await self._remember(store, waiting)
+        await self._remember(store, waiting, lookup)
         if lacking:
             store.flush()  # or the next crash would find it lacking again
 
-    async def _remember(self, store: SeenIds, records: list[tuple[int, Packed]]) -> None:
+    async def _remember(self, store: SeenIds, records: list[tuple[int, Packed]], lookup: Lookup) -> None:
         for batch in _batches(records, REBUILD_ROWS):
             config = await self._topology.config_of(batch[0][1].generation)
-            lookup = store.get if store.incarnation else _nothing_known
             position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
             puts = remember([packed for _, packed in batch], config, lookup)
             store.write(*puts, position, self._incarnation)
@@ -217,12 +219,13 @@ class DedupPartition:
         await exchange.send_to_all(self._log, topic, self._topology.partitions, covers, tables)
         self._sent_ms = self._clock.elapsed_ms()
 
-    async def tick(self) -> None:
+    async def tick(self) -> int:
         if self._clock.elapsed_ms() - self._sent_ms >= self._idle_ms:
             for table, covered in sorted(self._state.covered.items()):
                 await self._send(table, self._state.generation, covered, covered, {})
             self._sent_ms = self._clock.elapsed_ms()
         self._marks.watch(self.source, self._clock.elapsed_ms())
+        return self._sent_ms + self._idle_ms - self._clock.elapsed_ms()
 
     async def close(self) -> None:
         pass
@@ -234,11 +237,6 @@ class DedupPartition:
     def release(self) -> None:
         if self._store is not None:
             self._store.close()
-
-
-def _nothing_known(ids: list[bytes]) -> list[bytes | None]:
-    """What an empty store would answer, for less."""
-    return [None] * len(ids)
 
 
 def _batches(records: Sequence[tuple[int, Packed]], rows_max: int = BATCH_ROWS_MAX) -> list[list[tuple[int, Packed]]]:

@@ -12,6 +12,7 @@ This module is pure: no clock, no store.
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -97,7 +98,8 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     rows = frame.select(JUDGED_BY).with_row_index("row")
     rows = rows.sort("id_hash", maintain_order=True)
     keys = to_bytes(rows["id_hash"])
-    found = lookup(keys.tolist())
+    ids: list[bytes] = keys.tolist()
+    found = lookup(ids)
     new_key = (rows["id_hash"] != rows["id_hash"].shift()).fill_null(value=True)
     plain = new_key & new_key.shift(-1, fill_value=True)  # in order of keys, an id that stands twice has it beside it
     if found.count(None) < len(found):
@@ -107,14 +109,14 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     ).to_series()
     new = (plain & (verdicts == COUNTED)).to_numpy()
     values = pairs(rows["payload"].to_numpy(), rows["clock_ms"].to_numpy())  # as `encode` has them
-    puts: Puts = keys[new].tolist(), values[new].tolist()
+    puts: Puts = list(compress(ids, new.tolist())), values[new].tolist()
     others = (~plain).arg_true()
     if others.len():
         runs: dict[bytes, Runs] = {}
         changed: list[str] = []
         copies = rows[others].select("payload", "clock_ms", "future", "late").iter_rows()
         for row, (payload, at_ms, future, late) in zip(others.to_list(), copies, strict=True):
-            key, value = keys[row].tobytes(), found[row]
+            key, value = ids[row], found[row]
             before = runs[key] if key in runs else decode(value) if value is not None else ()
             verdict, runs[key] = judge(before, payload, at_ms, horizon_ms, future=future, late=late)
             changed.append(verdict)

@@ -6,10 +6,7 @@ Owns: how a role is started and what its end means. Must never know what the rol
 import asyncio
 import http.client
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +19,7 @@ from rollup_engine.config.settings import Settings
 from rollup_engine.errors import RollupError
 from rollup_engine.runtime import processes
 from rollup_engine.runtime.addresses import Addresses
+from rollup_engine.runtime.template import Process, Start, spawn
 
 log = structlog.get_logger(__name__)
 ROLES = ("route", "work")
@@ -40,7 +38,7 @@ _FINE = (0, -signal.SIGTERM)  # exit statuses: ended cleanly; ended before it ha
 class _Child:
     role: str
     number: int  # among those of its role
-    process: "subprocess.Popen[bytes]"
+    process: Process
     port: int
     restart_at: float | None = None
 
@@ -65,7 +63,9 @@ class Children:
         drain: bool,
         processes: int = 1,
         api: bool = False,
+        start: Start = spawn,
     ) -> None:
+        self._start = start
         self._settings, self._config_dir, self._addresses, self._drain = settings, config_dir, addresses, drain
         self._processes, self._api = processes, api
         self._children: list[_Child] = []
@@ -80,27 +80,21 @@ class Children:
 
     def _spawn(self, role: str, number: int, port: int) -> _Child:
         environment = {
-            **os.environ,
             "ROLLUP_KAFKA_BOOTSTRAP_SERVERS": self._addresses.kafka,
             "ROLLUP_DATABASE_URL": self._addresses.database,
             "ROLLUP_STATE_DIR": str(self._settings.state_dir.resolve()),
             "ROLLUP_APP_ID": self._settings.app_id,
             "ROLLUP_PARTITIONS": str(self._settings.partitions),
+            "ROLLUP_METRICS_DIR": str(self._settings.metrics_dir),
             "ROLLUP_LOG_LEVEL": self._settings.log_level,
             "ROLLUP_WEB_PORT": str(port),
         }
-        command = [sys.executable, "-m", "rollup_engine", role, "--parent", str(os.getpid())]
         if role == API:
-            command += ["--host", self._settings.api_host, "--port", str(port)]
+            arguments = [role, "--host", self._settings.api_host, "--port", str(port)]
         else:
-            command += ["--config", self._config_dir, "--share", f"{number}/{self._processes}"]
-            command += ["--drain"] if self._drain else []
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
-        )
-        return _Child(role, number, process, port)
+            arguments = [role, "--config", self._config_dir, "--share", f"{number}/{self._processes}"]
+            arguments += ["--drain"] if self._drain else []
+        return _Child(role, number, self._start(arguments, environment), port)
 
     def watch(self) -> None:
         """Start again what died. Raises `RollupError` for a child that refuses to run, or dies again and again."""

@@ -124,6 +124,6 @@ def consumer_options(cluster: Cluster) -> dict[str, Any]:
         "auto_offset_reset": "earliest",  # and `KafkaReader` refuses what that would skip
         "isolation_level": "read_committed",
         "max_partition_fetch_bytes": _FETCH_BYTES_MAX,
-        "fetch_max_wait_ms": 250,
+        "fetch_max_wait_ms": 500,
         "metadata_max_age_ms": 10_000,  # so soon are new partitions read, and a topic that was gone looked at
     }

@@ -25,10 +25,18 @@ class KafkaReader:
     """Implements `ports.Reader` on one partition of a consumer."""
 
     def __init__(
-        self, log: KafkaLog, consumer: AIOKafkaConsumer, partition: TopicPartition, *, pause_seconds: float = 0.0
+        self,
+        log: KafkaLog,
+        consumer: AIOKafkaConsumer,
+        partition: TopicPartition,
+        *,
+        pause_seconds: float = 0.0,
+        stop: asyncio.Event | None = None,
     ) -> None:
-        """`pause_seconds`: from a read that came to the end of what there is to the next one, so that more is there."""
+        """`pause_seconds`: from a read that came to the end of what there is to the next one, so that more is there.
+        A read that waits ends once `stop` is set."""
         self._log, self._consumer, self._partition = log, consumer, partition
+        self._stop = stop if stop is not None else asyncio.Event()
         self._pause_seconds, self._rest_until = pause_seconds, 0.0
         self._position = 0
         self.opened = False  # once it has been told where to read
@@ -44,8 +52,9 @@ class KafkaReader:
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
         await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
         try:
-            found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
-            records: list[Record] = found.get(self._partition, [])
+            records = await self._get(records_max, 0)
+            if not records and timeout_ms:
+                records = await self._wait(records_max, timeout_ms)
             position = await self._consumer.position(self._partition)
         except KafkaError as error:
             raise BrokerUnavailable(
@@ -59,6 +68,24 @@ class KafkaReader:
         if 0 < len(records) < records_max and end - self._position < records_max:
             self._rest_until = time.monotonic() + self._pause_seconds
         return records
+
+    async def _get(self, records_max: int, timeout_ms: int) -> list[Record]:
+        found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
+        records: list[Record] = found.get(self._partition, [])
+        return records
+
+    async def _wait(self, records_max: int, timeout_ms: int) -> list[Record]:
+        """`_get`, cut short by `stop`. A `getmany` that still waits has taken nothing, so ending it loses nothing."""
+        if self._stop.is_set():
+            return await self._get(records_max, timeout_ms)
+        getting = asyncio.ensure_future(self._get(records_max, timeout_ms))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((getting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return getting.result() if getting.done() else []
+        finally:
+            getting.cancel()
+            stopping.cancel()
 
     def _beyond_end(self) -> bool:
         """The embedded broker answers a fetch from beyond the end with nothing; Kafka refuses it, and is sent back."""

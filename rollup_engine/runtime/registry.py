@@ -16,7 +16,7 @@ import structlog
 
 from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, ConfigError, PartitionHalted, RollupError
-from rollup_engine.runtime import schema, sql
+from rollup_engine.runtime import bucket_ledger, schema, sql
 from rollup_engine.runtime.database import Connection, lock_schema, persist
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from rollup_engine.runtime.kafka_clients import EMBEDDED_CLUSTER
@@ -61,6 +61,7 @@ class Registry:
                 generation = await self._activate(connection, config, role, latest, renewed)
                 await schema.declare(connection, self._app_id, config, before)
                 tables = [row[0] for row in await connection.fetch(self._query["tables"], self._app_id)]
+                await bucket_ledger.declare(connection, self._app_id, config, anew=role != "work")
                 incarnations = await self._topics(connection, log_, config, partitions, tables)
                 return Topology(
                     app_id=self._app_id,
@@ -102,8 +103,8 @@ class Registry:
                     f"App id {self._app_id!r} is running on another embedded broker ({other}). Stop it first, or choose"
                     " another ROLLUP_APP_ID."
                 )
-            await connection.execute(self._query["forget_topics"], self._app_id)
             await connection.execute(self._query["restart_positions"], self._app_id)
+            await connection.execute(self._query["forget_topics"], self._app_id)
             log.info("the embedded broker started anew: positions begin again, totals and ids stay")
         await connection.execute(self._query["set_cluster"], self._app_id, now)
         return known is not None
@@ -149,7 +150,11 @@ class Registry:
         for topic in (*(deltas_topic(self._app_id, table) for table in tables), *again):
             wanted[topic] = {**retention, "retention.ms": "-1"}
         known = {row["topic"]: row for row in await connection.fetch(self._query["topics"], self._app_id)}
-        for topic in config.topics:
+        for topic in config.buckets:
+            from rollup_engine.runtime.buckets import make_topic  # brings Polars along: `up` and `serve` do without
+
+            made[topic] = await make_topic(log_, topic)
+        for topic in config.kafka_topics:
             if not await log_.partitions(topic):
                 if not log_.cluster.embedded:
                     raise RollupError(
@@ -280,8 +285,9 @@ def check_change(before: Config, after: Config) -> None:
     known = {event.event: event for event in before.events}
     for event in after.events:
         old = known.get(event.event)
-        if old is not None and old.id_path != event.id_path:
+        if old is not None and old.id_paths != event.id_paths:
+            before_, now = (", ".join(paths) for paths in (old.id_paths, event.id_paths))
             raise ConfigError(
-                f"`fields.id` of {event.event!r} was {old.id_path!r} and is now {event.id_path!r}. Ids seen so far"
+                f"`fields.id` of {event.event!r} was {before_!r} and is now {now!r}. Ids seen so far"
                 " would no longer be recognised: start under a new ROLLUP_APP_ID."
             )

@@ -11,7 +11,7 @@ From there on a letter is an event like any other. Judges nothing, and never sen
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +90,9 @@ async def replay(
             f"App id {app_id!r} belongs to Kafka cluster {cluster}, and this is {log.cluster.cluster_id}. Start"
             " `rollup-engine up`, or set ROLLUP_KAFKA_BOOTSTRAP_SERVERS to that cluster."
         )
-    rules = Rules(app_id, Config.from_json(latest["config"]), wanted)
-    originals = _Originals(log)
+    config = Config.from_json(latest["config"])
+    rules = Rules(app_id, config, wanted)
+    originals = _Originals(log, config.buckets)
     try:
         return await _Replay(pool, log, app_id, clock, rules, originals).run(wanted)
     finally:
@@ -248,8 +249,9 @@ class _Replay:
 class _Originals:
     """The bytes that letters are about: from the letter, or else from the raw topic, if they are still there."""
 
-    def __init__(self, log: KafkaLog) -> None:
-        self._log = log
+    def __init__(self, log: KafkaLog, buckets: Collection[str]) -> None:
+        """`buckets`: the raw topics that are buckets."""
+        self._log, self._buckets = log, buckets
         self._readers: dict[str, Reader] = {}
 
     async def of(self, letter: Letter) -> bytes:
@@ -257,6 +259,12 @@ class _Originals:
         kept: bytes | None = letter["original"]
         if kept is not None and len(kept) == letter["original_bytes"]:
             return kept
+        if split_source(letter["source"])[0] in self._buckets:
+            raise LeftOut(
+                "the original is in the bucket alone",
+                f"Dead letter {letter['id']}'s event is in the bucket alone: `dead-letters show {letter['id']}` says in"
+                " which object and line. Send it by --with FILE.",
+            )
         value = await self._read(letter["source"], letter["source_offset"], letter)
         if value is None:
             raise LeftOut(

@@ -6,8 +6,8 @@ Callbacks of a rebalance do no work: aiokafka sends no heartbeats while they run
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,8 +15,11 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from faust import Service
 
+from rollup_engine.buckets.log import BucketLog
+from rollup_engine.buckets.reader import BucketReader
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.pipeline import StagePartition, drive
+from rollup_engine.ports import Reader
 from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.kafka import KafkaLog, consumer_options
 from rollup_engine.runtime.kafka_clients import stop_clients
@@ -50,9 +53,11 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         alarms: Alarms,
         *,
         drain: bool,
+        buckets: BucketLog | None = None,
         share: Callable[[int], bool] = lambda partition: True,
     ) -> None:
-        """`drain`: a clean stop first works off what its topics hold by then; for a broker that ends with us.
+        """`drain`: a clean stop first works off what its topics hold by then; for a broker that ends with us. What is
+        in `buckets` outlives us: it is left where it is.
 
         Such a one on an embedded broker takes every partition of its `share` without asking a group: that broker lets a
         group wait 5 s before it begins, and 18 s for one that died. Another worker beside it still gets what it claims.
@@ -60,14 +65,14 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         super().__init__()
         self._drain, self._alone, self._share = drain, drain and kafka.cluster.embedded, share
         self.stage, self._group, self._topics = stage, group, list(topics)
-        self._kafka, self._make, self._alarms = kafka, make, alarms
+        self._kafka, self._make, self._alarms, self._buckets = kafka, make, alarms, buckets
         self._starting: set[TopicPartition] = set()  # no progress yet since their session began
         self._stopping = asyncio.Event()
         self._shared_out = asyncio.Event()  # not between the two callbacks of a rebalance, when nothing is ours
         self._shared_out.set()
         self._left, self._cut_short = False, False  # the group, at the end of a stop; that in the midst of a rebalance
         self._sessions: dict[TopicPartition, asyncio.Task[None]] = {}
-        self._readers: dict[TopicPartition, KafkaReader] = {}
+        self._readers: dict[TopicPartition, KafkaReader | BucketReader] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer
         self._progress, self._kafka_answers = time.monotonic(), True
@@ -150,6 +155,8 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         OPEN_PARTITIONS.labels(self.stage).set(0)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        assigned = list(assigned)
+        self._consumer.pause(*filter(self._of_a_bucket, assigned))  # there is nothing to fetch
         for one in assigned:
             if self._drain or not self._stopping.is_set():
                 self._sessions[one] = asyncio.create_task(
@@ -162,17 +169,19 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _run(self, one: TopicPartition) -> None:
         """Sessions on one partition, one after another, until it is revoked or the service stops."""
         where = source_of(one)
-        self.unfinished.add(one)
-        drains = DRAIN_TRIES if self._drain else 1
+        lasts = self._of_a_bucket(one)  # whatever is left in it is there the next time, too
+        if not lasts:
+            self.unfinished.add(one)
+        drain = self._drain and not lasts
+        drains = DRAIN_TRIES if drain else 1
         while drains:
             pause = RETRY_SECONDS
             try:
                 partition = self._make(one)
-                reader = KafkaReader(self._kafka, self._consumer, one, pause_seconds=partition.pause_seconds)
-                self._readers[one] = reader
-                self._starting.add(one)
-                end = self._end_of(one) if self._drain else None
-                await drive(partition, reader, self._stopping, end, on_progress=lambda: self._progressed(one))
+                async with self._reader(one, partition.pause_seconds) as reader:
+                    self._starting.add(one)
+                    end = self._end_of(one) if drain else None
+                    await drive(partition, reader, self._stopping, end, on_progress=lambda: self._progressed(one))
                 self.unfinished.discard(one)
                 return
             except ClaimLost:
@@ -194,6 +203,23 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 drains -= 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
+
+    def _of_a_bucket(self, one: TopicPartition) -> bool:
+        return self._buckets is not None and self._buckets.holds(one.topic)
+
+    @asynccontextmanager
+    async def _reader(self, one: TopicPartition, pause_seconds: float) -> AsyncIterator[Reader]:
+        """Reads the partition for one session."""
+        if self._buckets is not None and self._buckets.holds(one.topic):
+            bucket = self._readers[one] = self._buckets.bucket_reader(*one)
+            try:
+                yield bucket
+            finally:
+                await bucket.close()
+            return
+        reader = KafkaReader(self._kafka, self._consumer, one, pause_seconds=pause_seconds, stop=self._stopping)
+        self._readers[one] = reader
+        yield reader
 
     def _end_of(self, one: TopicPartition) -> Callable[[], Awaitable[int]]:
         async def end() -> int:
@@ -254,7 +280,8 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _commit(self) -> None:
         """Tell Kafka's group how far it is. Nothing trusts these offsets."""
-        offsets = {one: reader.position for one, reader in self._readers.items() if reader.position}
+        readers = {one: reader for one, reader in self._readers.items() if not self._of_a_bucket(one)}
+        offsets = {one: reader.position for one, reader in readers.items() if reader.position}
         if offsets and offsets != self._committed and not self._alone:
             try:
                 await self._consumer.commit(offsets)

@@ -12,8 +12,9 @@ from rollup_engine.config.model import Config
 from rollup_engine.errors import RollupError
 from rollup_engine.progress import KINDS, ROUTE
 from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
-from rollup_engine.runtime import sql
+from rollup_engine.runtime import bucket_status, sql
 from rollup_engine.runtime.alarms import Halt, halts
+from rollup_engine.runtime.bucket_status import BucketStatus
 from rollup_engine.runtime.database import at_time
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.topology import replays, split_source
@@ -24,8 +25,8 @@ class EventStatus:
     """One event type, or `topic:<name>` for what no event type can be charged with.
 
     received = counted + duplicate + conflicting + late + invalid, always. `routed` is route's own count of the same:
-    equal once nothing is under way. `lag`: raw records not yet in the books. `watermark`: RFC 3339, of the slowest
-    raw partition. `lost`: raw offsets that were gone before they could be read, as an operator accepted.
+    equal once nothing is under way. `lag`: raw records not yet in the books; of a bucket, objects. `watermark`: RFC
+    3339, of the slowest raw partition. `lost`: raw offsets that were gone before they could be read, as accepted.
     """
 
     received: int = 0
@@ -44,12 +45,14 @@ class EventStatus:
 @dataclass
 class Status:
     """What `status` shows. `generation` counts the YAML contents so far; `kafka` is False where no broker answered.
-    `halted`: the partitions that stand still, with cause and remedy."""
+    `halted`: the partitions that stand still, with cause and remedy. `buckets`: how far each is read, and what is wrong
+    with its objects."""
 
     events: dict[str, EventStatus] = field(default_factory=dict)
     generation: int = 0
     kafka: bool = True
     halted: list[Halt] = field(default_factory=list)
+    buckets: list[BucketStatus] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         halted = [{**asdict(halt), "since": halt.since.isoformat()} for halt in self.halted]
@@ -94,19 +97,26 @@ async def collect(pool: "asyncpg.Pool[asyncpg.Record]", app_id: str, log: KafkaL
         if row["stage"] == ROUTE
     }
     again = replays(app_id, config)
-    ends = await _ends(log, [*config.topics, *again]) if log is not None else {}
+    ends = await _ends(log, [*config.kafka_topics, *again]) if log is not None else {}
+    status.buckets = await bucket_status.collect(pool, app_id, config, positions)
     _add_watermarks(status, [state for source, (_, state) in routes.items() if split_source(source)[0] not in again])
     for source in routes.keys() | ends.keys():
         offset, state = routes.get(source, (0, RouteState()))
         for name, count in state.received.items():
             status.events.setdefault(name, EventStatus()).routed += count
-        start, end = ends.get(source, (offset, offset))
-        behind = max(0, end - max(offset, start)) + max(0, state.records - booked.get(source, 0))
         topic, _ = split_source(source)
+        behind = 0  # a bucket's offsets are far apart: its lag is added below
+        if topic not in config.buckets:
+            start, end = ends.get(source, (offset, offset))
+            behind = max(0, end - max(offset, start)) + max(0, state.records - booked.get(source, 0))
         for event in config.events:
             if topic in event.topics or (topic in again and again[topic].event == event.event):
                 status.events[event.event].lag += behind
                 status.events[event.event].lost += sum(gap_end - gap_start for gap_start, gap_end in state.gaps)
+    for bucket in status.buckets:
+        for event in config.events:
+            if bucket.topic in event.topics:
+                status.events[event.event].lag += bucket.lag
     return status
 
 

@@ -22,6 +22,7 @@ from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.registry import Registry
 from rollup_engine.runtime.status import Status, collect
 from rollup_engine.runtime.stopping import Stop
+from rollup_engine.runtime.template import Start, spawn
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.5
@@ -56,6 +57,7 @@ async def engine(
     drain: bool,
     processes: int = 1,
     api: bool = False,
+    start: Start = spawn,
 ) -> "AsyncIterator[tuple[Children, asyncpg.Pool[asyncpg.Record], KafkaLog]]":
     """The roles running for the block, checked to be able to run before any is started; ended cleanly after it."""
     async with AsyncExitStack() as stack:
@@ -66,7 +68,7 @@ async def engine(
         topology = await registry.join(kafka, config, settings.partitions, "up")
         await stack.enter_async_context(registry.lease(topology.generation, "up", lambda: None))
         drain = drain or kafka.cluster.embedded
-        children = Children(settings, config_dir, addresses, drain=drain, processes=processes, api=api)
+        children = Children(settings, config_dir, addresses, drain=drain, processes=processes, api=api, start=start)
         stack.callback(children.kill)
         children.start()
         yield children, pool, kafka
@@ -83,12 +85,15 @@ async def up(
     say: Callable[[str], None],
     processes: int = 1,
     api: bool = True,
+    start: Start = spawn,
 ) -> bool:
     """Run until SIGTERM, SIGINT, or idle for so many seconds. True where every role ended well."""
     stop = Stop()
     try:
         drain = exit_when_idle is not None
-        running = engine(settings, config, config_dir, addresses, drain=drain, processes=processes, api=api)
+        running = engine(
+            settings, config, config_dir, addresses, drain=drain, processes=processes, api=api, start=start
+        )
         async with running as (children, pool, kafka):
             stop.in_order()
             embedded.write_endpoints(
@@ -119,7 +124,8 @@ def _say_where(say: Callable[[str], None], settings: Settings, addresses: Addres
     for name, page in children.pages.items():
         say(f"{name:<9} {page}/health  {page}/metrics")
     if children.api is not None:
-        say(f"API       {children.api}/docs  (a key: rollup-engine api-keys create NAME --scope read --scope query)")
+        key = "rollup-engine api-keys create NAME --scope ingest --scope read --scope query"
+        say(f"API       {children.api}/docs  (a key: {key})")
     say("Running. Stop with Ctrl-C.")
 
 

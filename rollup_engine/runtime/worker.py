@@ -19,6 +19,7 @@ from faust.app.base import BootStrategy
 from faust.web import Request, Response, View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from rollup_engine.buckets.log import BucketLog
 from rollup_engine.clock import SystemClock
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
@@ -30,6 +31,7 @@ from rollup_engine.progress import DEDUP, ROLLUP, ROUTE
 from rollup_engine.route.stage import RoutePartition
 from rollup_engine.runtime import schema
 from rollup_engine.runtime.alarms import Alarms
+from rollup_engine.runtime.buckets import with_buckets
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.kafka_clients import hand_out_records_as_read
 from rollup_engine.runtime.postgres import PostgresSink
@@ -99,10 +101,14 @@ async def run(
             topology = await registry.join(kafka_log, config, settings.partitions, role)
             stop.in_order()
             sink, alarms = PostgresSink(pool, settings.app_id), Alarms(pool, settings.app_id)
-            services = _services(role, topology, kafka_log, sink, alarms, settings.state_dir, drain, share or Share())
+            ours = share or Share()
             # Given back only once the producer has ended: until then it may still send.
             await after_kafka.enter_async_context(registry.lease(topology.generation, role, stop.asked.set))
-            async with _upkeep(role, pool, settings, config):
+            async with (
+                _upkeep(role, pool, settings, config),
+                with_buckets(kafka_log, pool, settings.app_id, config.buckets if role == ROUTE else {}) as buckets,
+            ):
+                services = _services(role, topology, kafka_log, buckets, sink, alarms, settings.state_dir, drain, ours)
                 await _serve(role, settings, services, web_port, stop.asked)
     except asyncio.CancelledError:
         if not stop.at_once:
@@ -172,6 +178,7 @@ def _services(
     role: str,
     topology: Topology,
     kafka: KafkaLog,
+    buckets: BucketLog,
     sink: PostgresSink,
     alarms: Alarms,
     state_dir: Path,
@@ -187,14 +194,14 @@ def _services(
 
     def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
         group, ours = f"{topology.app_id}.{stage}", share.is_last if stage == ROLLUP else share.has
-        return StageService(stage, group, topics, kafka, make, alarms, drain=drain, share=ours)
+        return StageService(stage, group, topics, kafka, make, alarms, drain=drain, buckets=buckets, share=ours)
 
     if role == ROUTE:
         return [
             service(
                 ROUTE,
                 [*topology.config.topics, *replays(topology.app_id, topology.config)],
-                lambda one: RoutePartition(topology, one.topic, one.partition, kafka, sink, clock, idle_ms),
+                lambda one: RoutePartition(topology, one.topic, one.partition, buckets, sink, clock, idle_ms),
             )
         ]
     return [

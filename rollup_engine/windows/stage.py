@@ -28,6 +28,7 @@ from rollup_engine.windows.closing import Closing
 
 CHANGED_ROWS_MAX = 250_000  # emitted early beyond it: memory is bounded by this, not by emit_every
 FINISH_ROWS_MAX = 50_000  # partials read with one tick to finish closed windows
+_FINISH_MS = 250  # from one read to finish closed windows to the next, where no deltas come
 _EMIT_EVERY_MS = 30_000  # of a rollup that the YAML no longer declares
 
 
@@ -76,12 +77,14 @@ class RollupPartition:
         if self._accumulator.holds_more_than(CHANGED_ROWS_MAX):
             await self._emit()
 
-    async def tick(self) -> None:
+    async def tick(self) -> int:
         if self._clock.elapsed_ms() - self._emitted_ms >= self._emit_every_ms:
             await self._emit()
         if self._state.unfinished is not None:
             await self._finish(self._state.unfinished)
         self._marks.watch(self.source, self._clock.elapsed_ms())
+        due_ms = self._emitted_ms + self._emit_every_ms - self._clock.elapsed_ms()
+        return due_ms if self._state.unfinished is None else min(due_ms, _FINISH_MS)
 
     async def _emit(self) -> None:
         """Write one partial per changed group, and only those; without changes, just move the position."""

@@ -44,10 +44,39 @@ DELETE FROM rollup_engine.topics WHERE app_id = $1;
 
 -- name: restart_positions
 -- The embedded broker started anew: positions begin again. What route has seen of event times stays, and so do the
--- clocks by which ids expire; marks and the checksum of the last record mean nothing now.
-UPDATE rollup_engine.progress SET
-    epoch = epoch + 1, version = version + 1, next_offset = 0, first_offset = 0,
-    state = state - 'marks' - 'revision_offset' - 'covered' - 'last_offset' - 'last_crc'
+-- clocks by which ids expire; marks and the checksum of the last record mean nothing now. Except of buckets, which are as
+-- they were: dedup keeps their marks, and route goes back to what every partition of dedup has taken in.
+WITH bucket AS (
+    SELECT topic FROM rollup_engine.buckets WHERE app_id = $1
+), judge AS (
+    SELECT coalesce(state -> 'marks', '{}') AS marks FROM rollup_engine.progress WHERE app_id = $1 AND stage = 'dedup'
+), judged AS (
+    SELECT raw.source, CASE WHEN count(*) >= (
+        SELECT partitions FROM rollup_engine.topics WHERE app_id = $1 AND topic = $1 || '.events'
+    ) THEN min(coalesce((judge.marks ->> raw.source)::bigint, raw.first_offset)) END AS position
+    FROM rollup_engine.progress AS raw, judge
+    WHERE raw.app_id = $1 AND raw.stage = 'route'
+        AND regexp_replace(raw.source, '/[0-9]+$', '') IN (SELECT topic FROM bucket)
+    GROUP BY raw.source
+)
+UPDATE rollup_engine.progress AS row SET
+    epoch = epoch + 1, version = version + 1,
+    next_offset = CASE
+        WHEN stage = 'route' AND regexp_replace(source, '/[0-9]+$', '') IN (SELECT topic FROM bucket)
+        THEN coalesce((SELECT position FROM judged WHERE judged.source = row.source), first_offset)
+        ELSE 0
+    END,
+    first_offset = CASE
+        WHEN stage = 'route' AND regexp_replace(source, '/[0-9]+$', '') IN (SELECT topic FROM bucket) THEN first_offset
+        ELSE 0
+    END,
+    state = (state - 'marks' - 'revision_offset' - 'covered' - 'last_offset' - 'last_crc') || CASE
+        WHEN stage = 'dedup' THEN jsonb_build_object('marks', (
+            SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(coalesce(state -> 'marks', '{}'))
+            WHERE regexp_replace(key, '/[0-9]+$', '') IN (SELECT topic FROM bucket)
+        ))
+        ELSE '{}'
+    END
 WHERE app_id = $1;
 
 -- name: topics

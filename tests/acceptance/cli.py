@@ -65,9 +65,9 @@ class Process:
 
     def child(self, role: str) -> psutil.Process | None:
         """The process of a role that `up` started."""
-        for process in self._process.children():
+        for process in self.children():
             with suppress(psutil.Error):
-                if role in process.cmdline():
+                if role in " ".join(process.cmdline()).split():  # a fork's is one word
                     return process
         return None
 

@@ -1,6 +1,7 @@
 """Joining an app id: one YAML at a time, and only on the Kafka that its positions speak of."""
 
 import asyncio
+import json
 import re
 import shutil
 import tempfile
@@ -144,7 +145,23 @@ class TestJoining:
         await join(pool, log, app_id)
         await gone(pool)
         with pytest.raises(ConfigError, match=r"`fields\.id` of 'download' was 'id' and is now 'uuid'"):
-            await join(pool, log, app_id, config(event_type(id_path="uuid")))
+            await join(pool, log, app_id, config(event_type(id_paths=("uuid",))))
+
+    async def test_a_yaml_stored_before_ids_had_parts_goes_on(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str
+    ) -> None:
+        await join(pool, log, app_id)
+        stored = json.loads(config().to_json())
+        for event in stored["events"]:
+            event["topics"], [event["id_path"]] = event.pop("kafka_topics"), event.pop("id_paths")
+            del event["bucket"]
+        await pool.execute(
+            "UPDATE rollup_engine.generations SET config = $1, digest = 'of then'", json.dumps(stored, sort_keys=True)
+        )
+        await gone(pool)
+        topology = await join(pool, log, app_id)
+        assert topology.generation == 2
+        assert await topology.config_of(1) == config()
 
     async def test_a_changed_partition_count_is_refused(
         self, pool: "asyncpg.Pool[asyncpg.Record]", log: KafkaLog, app_id: str
@@ -309,7 +326,7 @@ class TestApacheKafka:
     ) -> None:
         missing = f"missing-{uuid4().hex}"
         with pytest.raises(RollupError, match=f"Raw topic '{missing}' does not exist") as raised:
-            await join(pool, apache_log, app_id, config(event_type(topics=(missing,))))
+            await join(pool, apache_log, app_id, config(event_type(kafka_topics=(missing,))))
         assert raised.value.exit_status == 1
         assert await apache_log.partitions(missing) == 0
 

@@ -66,8 +66,8 @@ class Session:
         self._work.values[self._partition] += [record.value or b"" for record in records]
         self._work.positions[self._partition] = position
 
-    async def tick(self) -> None:
-        pass
+    async def tick(self) -> int:
+        return 60_000
 
     @property
     def held_up(self) -> bool:

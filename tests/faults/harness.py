@@ -38,6 +38,7 @@ MODULES = (
     "lifecycle",
     "letters",
     "closing",
+    "buckets",
 )
 
 

@@ -1,8 +1,9 @@
 """When a reader pauses: only where it has read all there is, and more would make the next batch fuller."""
 
 import asyncio
+import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
@@ -62,3 +63,48 @@ async def test_it_pauses_at_the_end_only(
     gives: list[int], end: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await pauses(gives, end, monkeypatch) == expected
+
+
+class Slow(Consumer):
+    """Gives what there is once there is some, or after the timeout, as aiokafka does."""
+
+    def __init__(self) -> None:
+        super().__init__([1], 1)
+        self.there = asyncio.Event()
+
+    async def getmany(self, *_: object, **options: Any) -> dict[TopicPartition, list[Any]]:
+        if not self.there.is_set():
+            try:
+                await asyncio.wait_for(self.there.wait(), options["timeout_ms"] / 1000)
+            except TimeoutError:
+                return {}
+        return await super().getmany()
+
+
+async def test_a_stop_cuts_a_wait_short_and_loses_nothing() -> None:
+    log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False))
+    consumer, stop = Slow(), asyncio.Event()
+    reader = KafkaReader(log, cast("Any", consumer), ONE, stop=stop)
+    reading = asyncio.create_task(reader.read(10, 60_000))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    stop.set()
+    async with asyncio.timeout(5):
+        assert await reading == []
+        started = time.monotonic()
+        assert await reader.read(10, 20) == []  # what is left is worked off: a wait is a wait again
+        assert time.monotonic() - started > 0.015
+        consumer.there.set()
+        assert [record.offset for record in await reader.read(10, 60_000)] == [0]
+    assert reader.position == 1
+
+
+async def test_a_wait_ends_with_the_first_record() -> None:
+    log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False))
+    consumer = Slow()
+    reader = KafkaReader(log, cast("Any", consumer), ONE, stop=asyncio.Event())
+    reading = asyncio.create_task(reader.read(10, 60_000))
+    await asyncio.sleep(0.01)
+    consumer.there.set()
+    async with asyncio.timeout(5):
+        assert [record.offset for record in await reading] == [0]

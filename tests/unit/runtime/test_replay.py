@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollup_engine.config.model import Config, Match
+from rollup_engine.config.model import Bucket, Config, Match
 from rollup_engine.errors import UsageError
 from rollup_engine.runtime.replay import SENTENCES_MAX, LeftOut, Outcome, Rules, Wanted
 from rollup_engine.topology import replays, replays_topic
@@ -21,7 +21,7 @@ CONFIG = Config(
     events=(
         event_type("download", grace_ms=0, match=(Match(path="kind", value="d"),)),
         event_type("upload", rollup("uploads"), grace_ms=0),
-        event_type("alone", rollup("alone"), topics=("elsewhere",)),
+        event_type("alone", rollup("alone"), kafka_topics=("elsewhere",)),
     )
 )
 GOOD = b'{"id": "1", "at": "2024-05-01T11:00:00Z", "customer": "c", "bytes": 1}'
@@ -100,6 +100,21 @@ def test_foreseen() -> None:
         with pytest.raises(LeftOut) as left_out:
             checked.foresee(letter(), CONFIG.events[0], value, NOW_MS)
         assert left_out.value.cause == f"would be refused again: {reason}"
+
+
+def test_cells_of_a_csv_are_numbers_in_a_repaired_event_too() -> None:
+    cells = GOOD.replace(b": 1}", b': "1"}')
+    bucket = Bucket(url="s3://usage/", format="csv", poll_ms=30_000)
+    of_csv = event_type("download", bucket=bucket)
+    Rules("app", Config(events=(of_csv,)), Wanted()).foresee(letter(), of_csv, cells, NOW_MS)
+    with pytest.raises(LeftOut, match="must be a number, not the text '1'"):
+        rules().foresee(letter(), CONFIG.events[0], cells, NOW_MS)
+
+
+def test_a_letter_of_a_bucket_goes_as_its_only_event_type() -> None:
+    bucket = Bucket(url="s3://usage/", format="csv", poll_ms=30_000)
+    only = Rules("app", Config(events=(event_type("download", bucket=bucket, kafka_topics=()),)), Wanted())
+    assert only.check(letter(event=f"topic:{bucket.topic}"), NOW_MS).event == "download"
 
 
 def test_only_the_first_sentences_are_kept() -> None:
