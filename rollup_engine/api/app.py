@@ -1,6 +1,6 @@
 """The application: its paths, what stands before them, and how every error leaves.
 
-measuring → interruption by a stop → authentication → limit on bodies → path
+measuring → interruption by a stop → authentication → admission of events → limit on bodies → path
 """
 
 from __future__ import annotations
@@ -12,13 +12,26 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from rollup_engine.api import documents, health, metrics, pages, query, status, volume
+from rollup_engine.api import (
+    cloudevents,
+    documents,
+    health,
+    ingest,
+    ingest_documents,
+    metrics,
+    pages,
+    query,
+    status,
+    volume,
+)
+from rollup_engine.api.admission import INGEST_BODY_BYTES_MAX, INGEST_PATHS, Admission
 from rollup_engine.api.auth import Authentication
 from rollup_engine.api.bodies import BodyLimit
 from rollup_engine.api.interrupted import Interrupted
 from rollup_engine.api.measuring import Measuring
 from rollup_engine.api.problems import add_handlers
 from rollup_engine.api.services import Services
+from rollup_engine.config.settings import Settings
 
 BODY_BYTES_MAX: Final = 128 << 10  # metric SQL has at most 20,000 characters; JSON may escape each
 
@@ -28,8 +41,8 @@ DESCRIPTION: Final = (
 )
 
 
-def application(services: Callable[[], AbstractAsyncContextManager[Services]], rate: str) -> FastAPI:
-    """`services` is entered as the application starts. `rate`: what a key may do, such as 600/minute."""
+def application(services: Callable[[], AbstractAsyncContextManager[Services]], settings: Settings) -> FastAPI:
+    """`services` is entered as the application starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -46,12 +59,22 @@ def application(services: Callable[[], AbstractAsyncContextManager[Services]], r
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (metrics, query, volume, status, health, pages):
+    for module in (ingest, cloudevents, metrics, query, volume, status, health, pages):
         app.include_router(module.router)
     add_handlers(app)
-    app.add_middleware(BodyLimit, bytes_max=BODY_BYTES_MAX)
-    app.add_middleware(Authentication, services=lambda: app.state.services, rate=rate)
+    app.add_middleware(BodyLimit, bytes_max=_body_bytes_max)
+    app.add_middleware(Admission, bytes_max=settings.ingest_held_mb << 20)
+    app.add_middleware(
+        Authentication,
+        services=lambda: app.state.services,
+        rate=settings.api_rate,
+        ingest_rate=settings.ingest_rate,
+    )
     app.add_middleware(Interrupted)
     app.add_middleware(Measuring)
-    app.openapi = lambda: documents.document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: documents.document(app, ingest_documents.MODELS)  # type: ignore[method-assign]
     return app
+
+
+def _body_bytes_max(path: str) -> int:
+    return INGEST_BODY_BYTES_MAX if path in INGEST_PATHS else BODY_BYTES_MAX

@@ -1,7 +1,8 @@
 """Who asks: the key of every request under /v1, how often it may ask, and what for.
 
 Owns: 401, 403 and 429. A request without a good key learns nothing, not even whether its address exists: the key is
-looked up before anything else, in the database each time, so that a revocation holds at once.
+looked up before anything else, in the database each time, so that a revocation holds at once. While Postgres does not
+answer, and only then, events are taken with a key that was good minutes ago (`outage`).
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from limits import parse
 from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
+from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rollup_engine.api.admission import INGEST_PATHS
 from rollup_engine.api.problems import Problem, problem_of
 from rollup_engine.api.services import DATABASE_SECONDS, Services
 from rollup_engine.runtime import api_keys
 from rollup_engine.runtime.api_keys import ApiKey
+from rollup_engine.runtime.database import transient
 
-PREFIX: Final = "/v1/"
+PREFIXES: Final = ("/v1/", "/api/v1/")
 REALM: Final = 'Bearer realm="rollup-engine"'
 
 _bearer = HTTPBearer(
@@ -39,10 +42,10 @@ _bearer = HTTPBearer(
 class Rate:
     """Requests of each key within a moving window, counted by this process."""
 
-    def __init__(self, rate: str) -> None:
-        """`rate`: such as 600/minute."""
+    def __init__(self, rate: str, kind: type[RateLimiter] = MovingWindowRateLimiter) -> None:
+        """`rate`: such as 600/minute. `kind`: the moving window is exact and remembers the time of every request."""
         self._limit, self._text = parse(rate), rate
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._limiter = kind(MemoryStorage())
 
     async def check(self, key: ApiKey) -> None:
         """Count one request. Raises `Problem` 429 where there were too many."""
@@ -60,14 +63,16 @@ class Rate:
 class Authentication:
     """ASGI middleware: lets requests under /v1 through with a good key, which `needs` then finds in their scope."""
 
-    def __init__(self, app: ASGIApp, services: Callable[[], Services], rate: str) -> None:
+    def __init__(self, app: ASGIApp, services: Callable[[], Services], rate: str, ingest_rate: str) -> None:
         self._app, self._services, self._rate = app, services, Rate(rate)
+        self._ingest_rate = Rate(ingest_rate, SlidingWindowCounterRateLimiter)  # thousands a minute: two counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        if scope["type"] == "http" and scope["path"].startswith(PREFIXES):
+            ingests = scope["path"] in INGEST_PATHS
             try:
-                scope["api_key"] = await self._key(HTTPConnection(scope))
-                await self._rate.check(scope["api_key"])
+                scope["api_key"] = await self._key(HTTPConnection(scope), ingests)
+                await (self._ingest_rate if ingests else self._rate).check(scope["api_key"])
             except Exception as error:
                 problem = problem_of(error)
                 if problem.status == 500:
@@ -76,20 +81,42 @@ class Authentication:
                 return
         await self._app(scope, receive, send)
 
-    async def _key(self, connection: HTTPConnection) -> ApiKey:
+    async def _key(self, connection: HTTPConnection, ingests: bool) -> ApiKey:
         given = connection.headers.get("authorization", "")
         scheme, _, text = given.partition(" ")
         if not given or scheme.lower() != "bearer":
             raise Problem(401, "A key is needed, as `Authorization: Bearer rk_…`.", headers={"WWW-Authenticate": REALM})
-        services = self._services()
-        async with asyncio.timeout(DATABASE_SECONDS):
-            key = await api_keys.find(services.pool, services.settings.app_id, text.strip())
+        find = self._find_for_ingestion if ingests else self._find
+        key = await find(text.strip())
         if key is None:
             raise Problem(
                 401,
                 "This key is not known, or was revoked.",
                 headers={"WWW-Authenticate": f'{REALM}, error="invalid_token"'},
             )
+        return key
+
+    async def _find(self, text: str) -> ApiKey | None:
+        services = self._services()
+        async with asyncio.timeout(DATABASE_SECONDS):
+            return await api_keys.find(services.pool, services.settings.app_id, text)
+
+    async def _find_for_ingestion(self, text: str) -> ApiKey | None:
+        services = self._services()
+        known = services.known_keys.get(text)
+        if known is not None and services.outage.known():
+            return known
+        try:
+            key = await self._find(text)
+        except Exception as error:
+            if not transient(error):
+                raise
+            services.outage.began()
+            if known is None:
+                raise
+            return known
+        services.outage.over()
+        services.known_keys.put(text, key)
         return key
 
 
@@ -123,4 +150,5 @@ def customer_of(key: ApiKey, asked: str | None) -> str | None:
 
 Reader = Annotated[ApiKey, Depends(needs("read"))]
 UnboundReader = Annotated[ApiKey, Depends(needs("read", unbound=True))]
+Ingester = Annotated[ApiKey, Depends(needs("ingest"))]
 Querier = Annotated[ApiKey, Depends(needs("query"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class BodyLimit:
     """ASGI middleware: reading beyond so many bytes is a 413, told by `Content-Length` or counted."""
 
-    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
+    def __init__(self, app: ASGIApp, bytes_max: Callable[[str], int]) -> None:
+        """`bytes_max` of each path."""
         self._app, self._bytes_max = app, bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -18,15 +21,15 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         told = Headers(scope=scope).get("content-length", "")
-        read = 0
+        read, bytes_max = 0, self._bytes_max(scope["path"])
 
         async def limited() -> Message:
             nonlocal read
-            if told.isdecimal() and int(told) > self._bytes_max:
+            if told.isdecimal() and int(told) > bytes_max:
                 raise HTTPException(413)
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._bytes_max:
+            if read > bytes_max:
                 raise HTTPException(413)
             return message
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -120,11 +120,13 @@ class VolumePage(Fresh):
 
 class StatusAnswer(BaseModel):
     """`events`: books, lag and watermark per event type; `rollups`: how fresh each rollup is; `halted`: partitions that
-    stand still, with cause and remedy. `kafka` false: no broker answered, and lag is only what is known without it."""
+    stand still, with cause and remedy; `buckets`: how far each is read, and objects that are a problem. `kafka` false:
+    no broker answered, and lag is only what is known without it."""
 
     events: dict[str, dict[str, Any]]
     rollups: dict[str, dict[str, Any]]
     halted: list[dict[str, Any]]
+    buckets: list[dict[str, Any]]
     generation: int
     kafka: bool
 
@@ -140,7 +142,9 @@ _WORDS: Final = {
     403: "The key may not do this",
     404: "There is no such thing",
     406: "`Accept` asks for a form that there is not",
+    408: "The body did not arrive in time",
     413: "The body is too large",
+    415: "The body is compressed, or of a type that is not understood",
     422: "The request says something that cannot be; `detail` says what to write instead",
     429: "Too many requests with this key",
     500: "A fault of the server",
@@ -156,7 +160,8 @@ _HEADERS: Final[Mapping[str, str]] = {
 }
 
 
-def _problem(status: int) -> dict[str, Any]:
+def problem_response(status: int) -> dict[str, Any]:
+    """One of the `responses` of a path."""
     described: dict[str, Any] = {"description": _WORDS[status], "content": _PROBLEM}
     if status in (429, 503):
         described["headers"] = _RETRY
@@ -177,7 +182,7 @@ def answers(model: Any, *statuses: int, tables: bool = False, not_modified: bool
             formats.CSV: {"schema": {"type": "string"}},
             formats.PARQUET: {"schema": {"type": "string", "format": "binary"}},
         }
-    found: dict[int | str, Any] = {200: done, **{status: _problem(status) for status in sorted(usual)}}
+    found: dict[int | str, Any] = {200: done, **{status: problem_response(status) for status in sorted(usual)}}
     if not_modified:
         found[304] = {"description": "`If-None-Match` names the answer as it still is"}
     return found
@@ -210,12 +215,16 @@ def json_response(request: Request, content: Mapping[str, Any]) -> Response:
     return Response(body, headers=headers, media_type=formats.JSON)
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's, with problems for its own errors."""
+def document(app: FastAPI, models: Sequence[type[BaseModel]] = ()) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with problems for its own errors, and `models` that no path's function names."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made["components"]["schemas"]
-        schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        shown: list[type[BaseModel]] = [Problem, *models]
+        for model in shown:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
         app.openapi_schema = made

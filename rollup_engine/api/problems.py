@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from rollup_engine.errors import BrokerUnavailable, DatabaseUnavailable, MetricError, MetricsBusy
+from rollup_engine.errors import BrokerUnavailable, DatabaseUnavailable, IntakeUnavailable, MetricError, MetricsBusy
 from rollup_engine.runtime.database import transient
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -60,7 +60,7 @@ def problem_of(error: Exception) -> Problem:
         if error.line is None or error.column is None:
             return Problem(422, str(error))
         return Problem(422, str(error), line=error.line, column=error.column)
-    if isinstance(error, MetricsBusy):
+    if isinstance(error, (MetricsBusy, IntakeUnavailable)):
         return unavailable(str(error))
     if isinstance(error, DatabaseUnavailable) or transient(error):
         return unavailable("Postgres does not answer at the moment. Try again.")

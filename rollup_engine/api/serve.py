@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import structlog
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 def serve(settings: Settings, host: str, port: int) -> None:
     """Run until SIGTERM or SIGINT; returns after a clean stop. Raises `RollupError` for what keeps it from running."""
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # frames of some hundred rows: threads would wait for each other
     metrics = load_metrics(settings.metrics_dir)
     with _listening(host, port) as listener, database_of(settings) as url:
         asyncio.run(_run(settings, url, metrics, listener))
@@ -53,7 +55,7 @@ async def _run(settings: Settings, url: str, metrics: Metrics, listener: socket.
 
             server = _Server(
                 uvicorn.Config(
-                    application(services, settings.api_rate),
+                    application(services, settings),
                     log_config=None,
                     access_log=False,
                     server_header=False,
@@ -83,9 +85,20 @@ def usable(metrics: Metrics, catalog: Catalog) -> Metrics:
 class _Server(uvicorn.Server):
     """Signals are ours: uvicorn's own way ends with the signal instead of exit status 0."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ends = asyncio.Event()
+
     def end(self) -> None:
         """Answer what is under way, then end; called again, end at once."""
         self.force_exit, self.should_exit = self.should_exit, True
+        self._ends.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's wakes ten times a second. Once is enough for the date of the answers, and an end wakes us."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ends.wait(), 1.0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

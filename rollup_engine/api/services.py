@@ -1,4 +1,5 @@
-"""What requests share: the pool, the metrics' runner, the YAML in force, how fresh it all is, and the answers kept.
+"""What requests share: the pool, the metrics' runner, the YAML in force, how fresh it all is, the answers kept, and the
+way in for events.
 
 Owns: the order that makes answers honest. A request takes a look at the stages first, then the token, then reads the
 data: so it may hold more than it says, and a kept answer is used under its token only.
@@ -11,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -20,19 +22,24 @@ from billable_metrics.catalog import Catalog, Table, catalog_from_config
 from billable_metrics.execute import MetricRunner
 from billable_metrics.metric import Metrics
 from rollup_engine.api.cache import Cache
+from rollup_engine.api.outage import KnownKeys, Outage
 from rollup_engine.api.problems import unavailable
+from rollup_engine.api.replays import Replays
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import BrokerUnavailable, RollupError
 from rollup_engine.runtime import freshness, sql
+from rollup_engine.runtime.database import transient
 from rollup_engine.runtime.freshness import Tables, Tracker
 
 if TYPE_CHECKING:
+    from rollup_engine.runtime.intake import Intake
     from rollup_engine.runtime.kafka import KafkaLog
     from rollup_engine.runtime.status import Status
 
 DATABASE_SECONDS: Final = 5.0  # for the questions around a metric; the metric itself has its own limits
 LOOK_SECONDS: Final = 1.0
+CONFIG_SECONDS: Final = 1.0
 REST_SECONDS: Final = 5.0  # between looks that nobody asked for, while nothing moves
 KAFKA_SECONDS: Final = 3.0
 KAFKA_RETRY_SECONDS: Final = 30.0
@@ -79,6 +86,10 @@ class Services:
         self._kafka_stack = AsyncExitStack()
         self._kafka_at = float("-inf")
         self._counting = asyncio.Lock()
+        self.replays, self.outage, self.known_keys = Replays(), Outage(), KnownKeys()
+        self._intake: Intake | None = None
+        self._opening = asyncio.Lock()
+        self._config_at = float("-inf")
 
     @classmethod
     @asynccontextmanager
@@ -98,6 +109,35 @@ class Services:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
             await services._kafka_stack.aclose()
+            if services._intake is not None:
+                await services._intake.close()
+
+    async def intake(self) -> Intake:
+        """The way in for events. What it is made of is large, and imported for the first of them."""
+        async with self._opening:
+            if self._intake is None:
+                module = await asyncio.to_thread(import_module, "rollup_engine.runtime.intake")
+                self._intake = module.Intake(self.settings, self.config)
+            return self._intake
+
+    async def config(self) -> Config:
+        """The YAML in force; while Postgres does not answer, the one last loaded. Asked for once a second at most."""
+        loaded = self._loaded
+        if loaded is not None and (time.monotonic() - self._config_at < CONFIG_SECONDS or self.outage.known()):
+            return loaded[1]
+        self._config_at = time.monotonic()
+        try:
+            async with asyncio.timeout(DATABASE_SECONDS):
+                generation = (await freshness.token(self.pool, self.settings.app_id))[2]
+                loaded = await self._load(generation)
+            self.outage.over()
+        except Exception as error:
+            if not transient(error):
+                raise
+            self.outage.began()
+            if loaded is None:
+                raise
+        return loaded[1]
 
     async def current(self) -> Current:
         """What to answer a request by. Raises `Problem` 503 where the app id has not run yet."""

@@ -51,8 +51,8 @@ def _rollup(name: str, *groups: str) -> Rollup:
 def _event(name: str, rollup: Rollup) -> EventType:
     return EventType(
         event=name,
-        topics=(f"raw-{name.lower()}",),
-        id_path="id",
+        kafka_topics=(f"raw-{name.lower()}",),
+        id_paths=("id",),
         timestamp=Timestamp(path="at"),
         customer_path="customer",
         rollups=(rollup,),
@@ -211,7 +211,7 @@ async def client(bed: Bed, key: str = "", **changes: object) -> AsyncIterator[Cl
             yield started
         await runner.close()
 
-    app = application(services, chosen.api_rate)
+    app = application(services, chosen)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         await asyncio.sleep(0)

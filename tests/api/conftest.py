@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.api.bed import DAY, WINDOW, Bed, Client, Row, client
+from tests.api.ingest_bed import Door
 
 ROWS: list[Row] = [
     (window, customer, (region, end), window * 3 + number + 1, f"{window + 1}.{number}5")
@@ -50,3 +51,10 @@ async def own_bed(database_url: str) -> AsyncIterator[Bed]:
 async def api(bed: Bed) -> AsyncIterator[Client]:
     async with client(bed) as one:
         yield one
+
+
+@pytest.fixture
+async def door(bed: Bed) -> AsyncIterator[Door]:
+    """An API that takes events, with a key for that."""
+    async with client(bed, await bed.key("ingest")) as api:
+        yield Door.of(api)

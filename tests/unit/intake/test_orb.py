@@ -1,0 +1,137 @@
+"""Orb's shape: what its documentation says of an event, and bytes that stay as they were sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollup_engine.intake.orb import Unreadable, read
+from tests.unit.route.test_router_against_naive import values
+
+GOOD: dict[str, Any] = {
+    "event_name": "api_request",
+    "idempotency_key": "k",
+    "timestamp": "2024-03-14T10:09:58Z",
+    "properties": {"ms": 1},
+    "external_customer_id": "acme",
+}
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    """A good one with some members changed; `...` leaves one out."""
+    return {name: value for name, value in {**GOOD, **changes}.items() if value is not ...}
+
+
+def only(one: Any) -> tuple[bytes, str]:
+    """The record of one event, and what is wrong with it."""
+    (found,) = read(json.dumps({"events": [one]}).encode(), 500)
+    return found.value, "; ".join(found.errors)
+
+
+def test_bytes_stay_as_they_were_sent() -> None:
+    one = (
+        b'{ "idempotency_key":"\\u006b","event_name" : "n", "more": [1e400, {"\xc3\xa9":-0.0}],'
+        b'"timestamp":"2024-03-14T10:09:58.5+01:00" ,"properties":{"n":12345678901234567890.10},'
+        b'"external_customer_id":"\xf0\x9f\x98\x80"}'
+    )
+    (found,) = read(b'\n{"x": 1, "events" :[ ' + one + b" ]}", 1)
+    assert (found.value, found.name, found.key, list(found.errors)) == (one, "n", "k", [])
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (event(), ""),
+        (event(timestamp="2024-03-14T10:09:58.123456+00:00"), ""),
+        (event(customer_id=None), ""),
+        (event(properties={}), ""),
+        (event(event_name=""), "event_name is empty"),
+        (event(event_name=...), "event_name is missing"),
+        (event(event_name=None), "event_name must be text"),
+        (event(idempotency_key=7), "idempotency_key must be text"),
+        (event(idempotency_key=""), "idempotency_key is empty"),
+        (event(timestamp=1710410998), "timestamp must be text"),
+        (event(timestamp="2024-03-14"), "no RFC 3339 timestamp"),
+        (event(timestamp="2024-02-30T00:00:00Z"), "no time that exists"),
+        (event(properties=...), "properties is missing"),
+        (event(properties=[]), "properties must be an object"),
+        (event(properties=None), "properties must be an object"),
+        (event(external_customer_id=...), "exactly one of"),
+        (event(customer_id="c"), "exactly one of"),
+        (event(external_customer_id=3), "the customer's id must be text"),
+        (event(external_customer_id=""), "the customer's id is empty"),
+        ([], "must be an object"),
+        (None, "must be an object"),
+    ],
+)
+def test_what_an_event_needs(one: Any, words: str) -> None:
+    _, found = only(one)
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    _, found = only({"idempotency_key": 1, "properties": 2})
+    assert found.count(";") == 4
+    _, found = only(event(event_name="", timestamp="x", properties=[], customer_id="c"))
+    assert found.count(";") == 3
+
+
+def test_only_a_customer_id_becomes_the_external_one() -> None:
+    """Exactly: also where the other one is there and null, and whatever characters it has."""
+    for other in (..., None):
+        value, found = only(event(external_customer_id=other, customer_id='é"\\😀'))
+        assert not found
+        assert json.loads(value)["external_customer_id"] == 'é"\\😀' == json.loads(value)["customer_id"]
+
+
+def test_a_timestamp_without_offset_is_utc() -> None:
+    value, found = only(event(timestamp="2024-03-14T10:09:58.25", properties={"n": 1, "é": "ü"}))
+    assert not found
+    assert json.loads(value) == event(timestamp="2024-03-14T10:09:58.25Z", properties={"n": 1, "é": "ü"})
+    raw = b"""{"timestamp":"2024-03-14T10:09:58","properties":{"n":1.50e3},"a":0.10,
+        "event_name":"n","idempotency_key":"k","customer_id":"c"}"""
+    (found_,) = read(b'{"events":[' + raw + b"]}", 1)
+    assert b'"n":1.50e3}' in found_.value
+    assert b'"a":0.10' in found_.value
+    assert json.loads(found_.value)["external_customer_id"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b'{"events":[{"a":1,}]}', "not JSON"),
+        (b'{"events":["\xff"]}', "not UTF-8"),
+        (b'{"events":["\\ud800"]}', "not JSON"),
+        (b'{"events":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
+        (b"[]", "must be"),
+        (b"{}", "must be"),
+        (b'{"events":{}}', "must be"),
+        (b'{"events":[1,2,3]}', "3 events; 2 are allowed"),
+    ],
+)
+def test_bodies_without_events(body: bytes, words: str) -> None:
+    with pytest.raises(Unreadable, match=words):
+        read(body, 2)
+
+
+@given(st.lists(values, max_size=4), st.booleans())
+def test_whatever_comes(parts: list[bytes | None], listed: bool) -> None:
+    """It is read, or refused in words; never anything else. Each event keeps its place."""
+    body = b",".join(part or b"" for part in parts)
+    if listed:
+        body = b'{"events":[' + body + b"]}"
+    try:
+        found = read(body, 100)
+    except Unreadable:
+        return
+    assert [event.value for event in found] or body.replace(b" ", b"") == b'{"events":[]}'
+    expected = json.loads(body)["events"]
+    assert len(found) == len(expected)
+    assert all(one.errors for one in found)  # none of these has an event's name
