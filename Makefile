@@ -1,7 +1,7 @@
 # What people type. Every target sets up what it needs; CI runs the same ones.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults setup lint format simulate mutants bench bench-query clean
+.PHONY: help demo test faults setup lint format simulate mutants bench bench-query bench-ingest clean
 
 BIN := .venv/bin
 # Stamps: set up once, and again when the dependencies change.
@@ -10,19 +10,21 @@ DEV := .venv/.ready-dev
 BENCH := .venv-bench/.ready
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME)  ## Real traffic through the whole pipeline, ending in a reconciliation (under 2 minutes)
 	@$(BIN)/rollup-engine demo
 
-# The simulation takes what processor time the other tests leave, for they wait a lot.
-test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 15 minutes on two cores)
+# Side by side, for most tests wait most of the time; the simulation takes what processor time the others leave.
+test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 12 minutes on two cores)
 	@mkdir -p .cache
-	@$(BIN)/python -m pytest --ignore tests/simulation > .cache/tests.log 2>&1 & others=$$!; \
-	echo "Two runs side by side: first the simulation's output, then that of all other tests."; \
+	@echo "Three runs side by side: first the simulation's output, then that of the fault matrix and of all other tests."
+	@$(BIN)/python -m pytest tests/faults > .cache/faults.log 2>&1 & faults=$$!; \
+	$(BIN)/python -m pytest --ignore tests/simulation --ignore tests/faults > .cache/tests.log 2>&1 & others=$$!; \
 	nice $(BIN)/python -m pytest tests/simulation; simulation=$$?; \
+	wait $$faults; faults=$$?; cat .cache/faults.log; \
 	wait $$others; others=$$?; cat .cache/tests.log; \
-	exit $$((simulation | others))
+	exit $$((simulation | faults | others))
 
 faults: $(DEV)  ## The fault matrix on Apache Kafka: every row with 200,000 live events, one line each
 	@$(BIN)/python -m tests.faults
@@ -46,13 +48,18 @@ mutants: $(DEV)  ## Takes the guards away one by one, and shows what of the suit
 	@$(BIN)/python -m tests.simulation.mutating
 
 bench: $(DEV) $(BENCH)  ## Every benchmark beside its yardsticks, into docs/benchmarks.md (takes hours; see there)
-	@for suite in end_to_end "end_to_end --kafka apache" growth scale_out freshness recovery footprint queries; do \
+	@for suite in end_to_end "end_to_end --kafka apache" growth scale_out freshness recovery footprint ingest "ingest --kafka apache" queries; do \
 		$(BIN)/python -m benchmarks $$suite --json benchmarks/results.json || exit 1; \
 	done
 	@$(BIN)/python -m benchmarks.report
 
 bench-query: $(DEV)  ## Metrics over 20 million partial rollups, with tiers and without (about 10 minutes)
 	@$(BIN)/python -m benchmarks queries --json benchmarks/results.json
+
+bench-ingest: $(DEV)  ## Events a second over HTTP, beside the same straight to Kafka, on both brokers (about 2 minutes)
+	@for kafka in embedded apache; do \
+		$(BIN)/python -m benchmarks ingest --kafka $$kafka --json benchmarks/results.json || exit 1; \
+	done
 
 clean:  ## Remove what these targets made (not the engine's state in .rollup-engine)
 	rm -rf .venv .venv-bench .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

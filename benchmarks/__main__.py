@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-NAMES = ("end_to_end", "growth", "scale_out", "freshness", "recovery", "footprint", "queries")
+NAMES = ("end_to_end", "growth", "scale_out", "freshness", "recovery", "footprint", "ingest", "queries")
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from rollup_engine.runtime import schema
 from rollup_engine.runtime.children import API, ROLES
 from rollup_engine.runtime.embedded import adopt_broker
 from rollup_engine.runtime.postgres import PostgresSink
+from rollup_engine.runtime.template import TITLE
 from rollup_engine.tables import Schema
 from rollup_engine.topology import deltas_topic, events_topic
 from tests.acceptance.cli import Engine
@@ -33,6 +34,7 @@ from tests.acceptance.cli import Engine
 IDLE_SECONDS = 15.0
 SETTLE_SECONDS = 5.0
 COPY_ROWS = 250_000
+TEMPLATE = TITLE.split()[-1]  # the process that the roles are forked from
 HELP_TIMES = 5
 
 
@@ -61,7 +63,8 @@ def _idle() -> list[Row]:
             seconds = time.perf_counter() - started
             process.says('"event": "listening"')
             parts = {"up": psutil.Process(process.popen.pid)}
-            parts |= {role: child for role in (*ROLES, API) if (child := process.child(role)) is not None}
+            names = (TEMPLATE, *ROLES, API)
+            parts |= {name: child for name in names if (child := process.child(name)) is not None}
             time.sleep(SETTLE_SECONDS)
             before = sum(_cpu(part) for part in parts.values())
             time.sleep(IDLE_SECONDS)

@@ -25,6 +25,8 @@ SUITES = {
     "freshness": "python -m benchmarks freshness",
     "recovery": "python -m benchmarks recovery",
     "footprint": "python -m benchmarks footprint",
+    "ingest.embedded": "make bench-ingest",
+    "ingest.apache": "make bench-ingest",
     "queries": "make bench-query",
     "queries.upkeep": "make bench-query",
 }

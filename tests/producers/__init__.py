@@ -1,0 +1,1 @@
+"""Producers and clients as they come, against a running engine."""
