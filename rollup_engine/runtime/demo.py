@@ -1,12 +1,13 @@
 """`demo`: a real access log as traffic, through real Kafka into Postgres, and a proof of every total at the end.
 
-The proof is a recount of the log file by plain Python that shares no code with the engine (`examples/access_log`).
-Exact means: every (window, client, status, method) equal, nothing missing, nothing more, and the books as sent.
+The proof is a recount of the log file by plain Python that shares no code with the engine (`examples/access_log`). One
+event more comes over HTTP, of an event type of its own (`examples/demo`).
 """
 
 import asyncio
 import importlib
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from rich.console import Console, Group
@@ -24,31 +26,20 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from billable_metrics.catalog import catalog_from_config
-from billable_metrics.execute import MetricRunner
-from billable_metrics.rewriter import rewrite
 from rollup_engine.config.loader import load
-from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import RollupError
-from rollup_engine.progress import KINDS
-from rollup_engine.runtime import up
+from rollup_engine.runtime import demo_http, demo_proof, up
 from rollup_engine.runtime.addresses import Addresses
 from rollup_engine.runtime.children import Children
-from rollup_engine.runtime.database import at_ms
 from rollup_engine.runtime.produce import produce
 from rollup_engine.runtime.screens import status_table, table
-from rollup_engine.runtime.status import Status, collect
+from rollup_engine.runtime.status import EventStatus, Status, collect
 from rollup_engine.telemetry import configure_logging
 
 EVENTS_PER_SECOND = 1_500  # so that there is something to watch
 PATIENCE_SECONDS = 90
-METRIC = """SELECT status, SUM(aggregated_count) AS downloads, SUM(sum_bytes_downloaded) AS bytes
-FROM AGGREGATED_EVENTS('file_download')
-GROUP BY status
-ORDER BY downloads DESC"""
-
-console = Console()
+console = Console(emoji=False)
 
 
 def run(*, keep: bool) -> bool:
@@ -58,7 +49,8 @@ def run(*, keep: bool) -> bool:
         settings = Settings(
             kafka_bootstrap_servers=None,
             database_url=None,
-            config_dir=example / "rollups",
+            config_dir=_rollups(state_dir, example),
+            metrics_dir=example / "metrics",
             state_dir=state_dir,
             app_id="demo",
             log_level="WARNING",
@@ -68,32 +60,50 @@ def run(*, keep: bool) -> bool:
             Panel.fit(
                 "A real access log (10,000 downloads, 1,753 clients, May 2015) becomes billable totals.\n"
                 "Added to it, seeded: 5 % duplicates, conflicting duplicates, malformed lines, strangers.\n"
-                "Every total is checked against a recount of the file at the end.",
+                "Every total is checked against a recount of the file at the end. One more event comes by curl.",
                 title="[bold]rollup-engine demo[/bold]",
                 title_align="left",
             )
         )
         started = time.monotonic()
         with up.services(settings) as addresses:
-            exact = asyncio.run(_demo(settings, addresses, example))
+            exact, api = asyncio.run(_demo(settings, addresses, example))
         console.print(f"[dim]{time.monotonic() - started:.0f} s in all.[/dim]")
         if keep:
-            console.print(
-                f"Look around: [bold]ROLLUP_APP_ID=demo ROLLUP_STATE_DIR={state_dir} rollup-engine status[/bold]"
-                " (or query, dead-letters list)"
-            )
+            _say_where(settings, api)
     return exact
 
 
-async def _demo(settings: Settings, addresses: Addresses, example: Path) -> bool:
+def _say_where(settings: Settings, api: str) -> None:
+    """How to go on with what was kept. The port is named, so that the curl line finds the API again."""
+    kept = {"APP_ID": settings.app_id, "STATE_DIR": settings.state_dir, "CONFIG_DIR": settings.config_dir}
+    kept |= {"API_PORT": urlsplit(api).port}
+    lines = [
+        "Look around:",
+        "",
+        f"export {' '.join(f'ROLLUP_{name}={shlex.quote(str(value))}' for name, value in kept.items())}",
+        "rollup-engine status    # or dead-letters list, or query 'SELECT …'",
+        "rollup-engine up        # starts it again, and the curl line above works again",
+        "",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+async def _demo(settings: Settings, addresses: Addresses, example: Path) -> tuple[bool, str]:
+    """Whether all is exact, and where the API was."""
     traffic = _module(example / "traffic.py").demo_traffic(example / "apache_access.log")
     expected = _module(example / "recount.py").recount(example / "apache_access.log")
     config = load(settings.config_dir)
-    console.print(f"Kafka at {addresses.kafka}, Postgres 18, [bold]route[/bold] and [bold]work[/bold] as processes.")
-    running = up.engine(settings, config, str(settings.config_dir), addresses, drain=True)
+    topic = next(event.kafka_topics[0] for event in config.events if event.event == demo_proof.EVENT)
+    console.print(
+        f"Kafka at {addresses.kafka}, Postgres 18; [bold]route[/bold], [bold]work[/bold] and the API as processes."
+    )
+    running = up.engine(settings, config, str(settings.config_dir), addresses, drain=True, api=True)
     async with running as (children, pool, kafka):
-        with console.status("starting route and work"):
+        with console.status("starting route, work and the API"):
             await children.ready()
+            api = await demo_http.ready(children)
+        posted = await demo_http.send(pool, settings.app_id, api, console)
         progress = Progress(
             SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), console=console
         )
@@ -103,7 +113,7 @@ async def _demo(settings: Settings, addresses: Addresses, example: Path) -> bool
             produce(
                 settings,
                 addresses.kafka,
-                config.topics[0],
+                topic,
                 traffic.records,
                 rate=EVENTS_PER_SECOND,
                 on_sent=lambda _: progress.advance(sending),
@@ -115,7 +125,14 @@ async def _demo(settings: Settings, addresses: Addresses, example: Path) -> bool
         if not console.is_terminal:
             console.print(f"{len(traffic.records):,} events sent to Kafka; {_booked(status):,} judged and booked.")
     # the roles have ended cleanly: everything pending is emitted
-    return await _prove(addresses, config, status, traffic.expected_books, expected)
+    await demo_proof.show_metric(addresses.database, config, console)
+    connection = await asyncpg.connect(addresses.database)
+    try:
+        arrived = not posted or await demo_http.show(connection, status, console)
+        exact = await demo_proof.prove(connection, _of_the_log(status), traffic.expected_books, expected, console)
+    finally:
+        await connection.close()
+    return arrived and exact, api
 
 
 async def _follow(
@@ -135,15 +152,20 @@ async def _follow(
         status = await collect(pool, settings.app_id, kafka)
         progress.update(booking, completed=_booked(status))
         live.update(Group(progress, status_table(status, console.width), await _newest(pool)))
-        if _booked(status) >= total and status.lag == 0:
+        if _booked(status) >= total and not any(event.lag for event in _of_the_log(status).values()):
             return status
         if time.monotonic() > deadline:
             raise RollupError(f"Only {_booked(status):,} of {total:,} events were booked within {PATIENCE_SECONDS} s.")
         await asyncio.sleep(0.4)
 
 
+def _of_the_log(status: Status) -> dict[str, EventStatus]:
+    """The books of what the log file was sent as: what comes over HTTP, ours or anybody's, is apart."""
+    return {name: event for name, event in status.events.items() if name != demo_http.EVENT}
+
+
 def _booked(status: Status) -> int:
-    return status.received
+    return sum(event.received + event.unmatched for event in _of_the_log(status).values())
 
 
 async def _newest(pool: "asyncpg.Pool[asyncpg.Record]") -> Table:
@@ -155,67 +177,20 @@ async def _newest(pool: "asyncpg.Pool[asyncpg.Record]") -> Table:
     return table("newest partial rollups", columns, [row[:6] for row in rows], numbers=columns[4:])
 
 
-async def _prove(
-    addresses: Addresses, config: Config, status: Status, books: dict[str, int], expected: dict[Any, tuple[int, int]]
-) -> bool:
-    connection = await asyncpg.connect(addresses.database)
-    try:
-        rows = await connection.fetch(
-            'SELECT "timestamp", external_customer_id, status, method, count, sum_bytes_downloaded'
-            " FROM rollups.file_download"
-        )
-        partials = await connection.fetchval("SELECT count(*) FROM rollups.file_download_aggregated")
-        reasons = await connection.fetch(
-            "SELECT outcome, reason, count(*) FROM rollup_engine.dead_letters GROUP BY 1, 2 ORDER BY 3 DESC, 2"
-        )
-    finally:
-        await connection.close()
-    found = {(at_ms(row[0]), row[1], row[2], row[3]): (row[4], int(row[5] or 0)) for row in rows}
-    console.print("\n[bold]A metric, as a billing analyst writes it[/bold]")
-    console.print(METRIC, style="cyan", highlight=False)
-    runner = MetricRunner(addresses.database)
-    answer = await runner.run(lambda catalog: rewrite(METRIC, catalog), catalog_from_config(config))
-    console.print(table(None, answer.columns, answer.rows, numbers=answer.columns[1:]))
-    console.print(
-        table("dead letters", ["outcome", "reason", "letters"], [tuple(row) for row in reasons], numbers=["letters"])
-    )
-    wrong = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
-    booked = {kind: sum(getattr(event, kind) for event in status.events.values()) for kind in ("received", *KINDS)}
-    totals = [
-        ["groups (window, client, status, method)", len(expected), len(found)],
-        ["downloads", sum(c for c, _ in expected.values()), sum(c for c, _ in found.values())],
-        ["bytes", sum(b for _, b in expected.values()), sum(b for _, b in found.values())],
-        *([f"books: {kind}", books.get(kind, 0), count] for kind, count in booked.items()),
-    ]
-    shown = table(
-        "reconciliation",
-        ["", "recount of the file", "rollup-engine", ""],
-        [],
-        numbers=["recount of the file", "rollup-engine"],
-    )
-    for name, theirs, ours in totals:
-        shown.add_row(
-            str(name), f"{theirs:,}", f"{ours:,}", "[green]equal[/green]" if theirs == ours else "[red]DIFFERS[/red]"
-        )
-    console.print(shown)
-    balanced = booked["received"] == sum(booked[kind] for kind in KINDS if kind != "unmatched")
-    exact = not wrong and balanced and all(theirs == ours for _, theirs, ours in totals)
-    if exact:
-        console.print(
-            f"[bold green]Exact.[/bold green] All {len(expected):,} groups equal the recount, from {partials:,} partial"
-            " rollups; the books balance."
-        )
-    else:
-        console.print(f"[bold red]NOT exact.[/bold red] {len(wrong):,} groups differ, for example {sorted(wrong)[:3]}.")
-    return exact
-
-
 def _example() -> Path:
     """The example beside the package, as in a checkout."""
     found = Path(__file__).resolve().parents[2] / "examples" / "access_log"
     if not (found / "apache_access.log").is_file():
         raise RollupError("The demo's data is part of the source checkout, and is not here. Run it from a checkout.")
     return found
+
+
+def _rollups(state_dir: Path, example: Path) -> Path:
+    """The YAML files of both examples in one directory."""
+    made = state_dir / "rollups"
+    for directory in (example, example.parent / "demo"):
+        shutil.copytree(directory / "rollups", made, dirs_exist_ok=True)
+    return made
 
 
 def _module(path: Path) -> ModuleType:

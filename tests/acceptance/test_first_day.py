@@ -4,8 +4,12 @@ import asyncio
 import csv
 import io
 import json
+import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +31,7 @@ def orb() -> Iterator[Engine]:
     directory.chmod(0o755)
     engine = Engine(directory, ORB / "rollups")
     try:
-        up = engine.start("up", "--config", str(ORB / "rollups"), "--exit-when-idle", "0.5")
+        up = engine.start("up", "--config", str(ORB / "rollups"), "--exit-when-idle", "3")  # for `produce` to begin
         up.says("Running.")
         assert "210 events acknowledged on topic downloads." in engine.ok(
             "produce", str(ORB / "events.ndjson"), "--topic", "downloads"
@@ -240,3 +244,33 @@ def test_the_api_is_up_and_comes_back(engine: Engine) -> None:
     assert {role: getattr(up.child(role), "pid", None) for role in pipeline} == pipeline
     assert up.stop() == 0, up.output
     assert "Traceback" not in up.output
+
+
+QUICK_DEMO = """\
+import sys
+from rollup_engine.runtime import demo
+demo.EVENTS_PER_SECOND = 4_000
+sys.exit(0 if demo.run(keep=False) else 1)
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_demo_prints_a_curl_line_that_works(tmp_path: Path) -> None:
+    """Sent as it is, it is the event that the demo has sent; with another key it is another. The proof stays exact."""
+    log = tmp_path / "demo.log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
+    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "150"}
+    command = [sys.executable, "-c", QUICK_DEMO]
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out) as demo,
+    ):
+        until("its own answer", lambda: demo.poll() is not None or "it answered" in log.read_text())
+        found = re.search(r"^curl (?:.*\\\n)*.*$", log.read_text(), re.MULTILINE)
+        assert found, log.read_text()
+        for line in (found[0], found[0].replace("request-1", "request-2")):
+            assert subprocess.check_output(["sh", "-c", line], timeout=20) == b'{"validation_failed":[]}'
+        assert demo.wait(60) == 0, log.read_text()
+    printed = log.read_text()
+    assert re.search(r"acme *│ *eu-west-1 *│ *2 *│ *10,240 ", printed), printed
+    assert "Exact." in printed
