@@ -94,6 +94,10 @@ class Log(Protocol):
         """First offset still held, and the offset the next record will get."""
         ...
 
+    async def known_ms_ago(self, topic: str) -> int:
+        """How old what `bounds` says is: everything that was there so many ms ago is within them. 0 for a broker."""
+        ...
+
     async def reader(self, topic: str, partition: int, offset: int) -> Reader: ...
 
     async def trim(self, topic: str, partition: int, before: int) -> None:

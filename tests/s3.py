@@ -20,7 +20,7 @@ from botocore.config import Config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
-# (method, path with query) -> what to answer instead: HTTP status, and S3's code for it; or None
+# (method, path with query) -> what to answer instead: HTTP status, and S3's code for it or a whole page; or None
 Fault = Callable[[str, str], tuple[int, str] | None]
 
 
@@ -43,6 +43,7 @@ class S3Server:
         self.fault: Fault | None = None
         self.heeds_if_match = True
         self.requests: Counter[str] = Counter()
+        self._made: set[str] = set()
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -67,7 +68,8 @@ class S3Server:
             fault = server.fault(method, path) if server.fault else None
             if fault is None:
                 return moto(environ, lambda status, headers: start_response(status, _without_server(headers)))
-            body = f"<Error><Code>{fault[1]}</Code><Message>as the test wants it</Message></Error>".encode()
+            page = f"<Error><Code>{fault[1]}</Code><Message>as the test wants it</Message></Error>"
+            body = (fault[1] if fault[1].startswith("<") else page).encode()
             start_response(
                 f"{fault[0]} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
             )
@@ -109,7 +111,9 @@ class S3Server:
 
     def put(self, bucket: str, key: str, data: bytes) -> str:
         """Put an object, making the bucket where there is none; returns the object's etag."""
-        self.client.create_bucket(Bucket=bucket)
+        if bucket not in self._made:
+            self.client.create_bucket(Bucket=bucket)
+            self._made.add(bucket)
         return str(self.client.put_object(Bucket=bucket, Key=key, Body=data)["ETag"]).strip('"')
 
     def check_credentials(self, check: bool) -> None:

@@ -5,8 +5,8 @@ set -eu
 events=${1:-$(dirname "$0")/events.ndjson}
 
 # 500 events a request at the most. `--retry` sends the very same body again, so every id stays the same; it heeds
-# `Retry-After`, and tries again only where that helps: 429, 5xx, time-outs. A 400 names the events that are wrong; the
-# others were taken.
+# `Retry-After`, and tries again only where that helps: 429, 5xx, time-outs. A 400 names the events that were not taken,
+# and of each what is wrong, or to send it again; the others were taken.
 failed=0
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT

@@ -27,13 +27,22 @@ const client = new Orb({
 
 const refused = []
 for (let start = 0; start < calls.length; start += BATCH) {
-  try {
-    // Once this returns, the events are on every in-sync replica of Kafka: now they may be forgotten.
-    await client.events.ingest({ events: calls.slice(start, start + BATCH).map(eventOf) })
-  } catch (error) {
-    if (!(error instanceof Orb.BadRequestError)) throw error // nothing is known: all of them can be sent again
-    if (error.error.validation_failed.length === 0) throw error // the request as a whole is wrong, nothing was taken
-    refused.push(...error.error.validation_failed) // wrong in themselves: sending them again cannot help
+  let events = calls.slice(start, start + BATCH).map(eventOf)
+  while (events.length > 0) {
+    try {
+      // Once this returns, the events are on every in-sync replica of Kafka: now they may be forgotten.
+      await client.events.ingest({ events })
+      break
+    } catch (error) {
+      if (!(error instanceof Orb.BadRequestError)) throw error // nothing is known: all of them can be sent again
+      const failed = error.error.validation_failed
+      if (failed.length === 0) throw error // the request as a whole is wrong, nothing was taken
+      // Good ones are named too where others of the request have one id and different bodies: they go again.
+      const good = failed.filter((one) => one.validation_errors.at(-1).includes('send it again'))
+      const again = new Set(good.map((one) => one.idempotency_key))
+      refused.push(...failed.filter((one) => !again.has(one.idempotency_key))) // wrong in themselves
+      events = events.filter((event) => again.has(event.idempotency_key))
+    }
   }
 }
 console.log(`${calls.length - refused.length} of ${calls.length} acknowledged`)

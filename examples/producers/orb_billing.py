@@ -31,13 +31,20 @@ def send(calls: list[dict]) -> list[dict]:
     )
     refused = []
     for start in range(0, len(calls), BATCH):
-        try:
-            # Once this returns, the events are on every in-sync replica of Kafka: now they may be forgotten.
-            client.events.ingest(events=[event_of(call) for call in calls[start : start + BATCH]])
-        except BadRequestError as error:
-            if not error.body["validation_failed"]:
-                raise  # the request as a whole is wrong, and nothing of it was taken
-            refused += error.body["validation_failed"]  # wrong in themselves: sending them again cannot help
+        events = [event_of(call) for call in calls[start : start + BATCH]]
+        while events:
+            try:
+                # Once this returns, the events are on every in-sync replica of Kafka: now they may be forgotten.
+                client.events.ingest(events=events)
+                break
+            except BadRequestError as error:
+                failed = error.body["validation_failed"]
+                if not failed:
+                    raise  # the request as a whole is wrong, and nothing of it was taken
+                # Good ones are named too where others of the request have one id and different bodies: they go again.
+                again = {one["idempotency_key"] for one in failed if "send it again" in one["validation_errors"][-1]}
+                refused += [one for one in failed if one["idempotency_key"] not in again]  # wrong in themselves
+                events = [event for event in events if event["idempotency_key"] in again]
     return refused
 
 

@@ -1,8 +1,9 @@
 """`Idempotency-Key`: a call that is sent again gets the first answer again, also while the first is still under way.
 
 After the IETF's draft "The Idempotency-Key HTTP Header Field": another body under the same key is 422. Answers that ask
-for the call to be sent again (429, 503) are not kept. Kept in this process only, for a while: another process would
-take the call once more, and that is harmless, because every event has an id that is counted once. It saves work.
+for the call to be sent again (429, 503) go to those who wait for them already, and are not kept. Kept in this process
+only, for a while: another process would take the call once more, and that is harmless, because every event has an id
+that is counted once. It saves work.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _KEPT: Final = frozenset({200, 202, 204, 400})
 class _Entry:
     digest: bytes
     begun_at: float
-    done: asyncio.Future[Response | None]  # None: not to be kept, or it failed
+    done: asyncio.Future[Response | None]  # None: it was given up
     size: int = 0
 
 
@@ -61,27 +62,29 @@ class Replays:
             answer = await asyncio.shield(entry.done)
             if answer is not None:
                 return _again(answer)
-            # The first one failed, and is forgotten: the next try is somebody's first.
+            # The first one was given up, and is forgotten: the next try is somebody's first.
 
     async def _first(self, name: tuple[str, str], digest: bytes, work: Callable[[], Awaitable[Response]]) -> Response:
         entry = _Entry(digest, time.monotonic(), asyncio.get_running_loop().create_future())
         self._entries[name] = entry
-        answer = None
         try:
             response = await work()
-            if response.status_code in _KEPT:
-                answer = response
-            return response
-        finally:
-            entry.done.set_result(answer)
-            if answer is None:
-                self._forget(name, entry)
-            else:
-                entry.size = _ENTRY_BYTES + len(answer.body)
-                if self._entries.get(name) is entry:
-                    self._bytes += entry.size
-                else:
-                    entry.size = 0
+        except Exception as error:
+            self._forget(name, entry)
+            entry.done.set_exception(error)  # whoever waits fails at once as well, rather than one after the other
+            entry.done.exception()  # heard, if nobody waits
+            raise
+        except BaseException:
+            self._forget(name, entry)
+            entry.done.set_result(None)
+            raise
+        entry.done.set_result(response)
+        if response.status_code not in _KEPT:
+            self._forget(name, entry)
+        elif self._entries.get(name) is entry:
+            entry.size = _ENTRY_BYTES + len(response.body)
+            self._bytes += entry.size
+        return response
 
     def _expire(self) -> None:
         """The oldest go first; one that is under way is not waited for by those who come later."""

@@ -7,6 +7,7 @@ and frames (zstd) that follow each other are one stream, as for `gzip -d` and `z
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ else:
 
 CHUNK_BYTES = 1 << 20
 WINDOW_LOG_MAX = 27  # 128 MiB, what `zstd -d` takes without --long: as much memory can a frame ask for
+# zlib's Z_MEM_ERROR by its number and its text, zstd's memory_allocation, C++'s
+_NO_MEMORY = re.compile(r"\bError -4\b|insufficient memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 class BrokenStream(Exception):
@@ -33,10 +36,15 @@ def is_compressed(name: str) -> bool:
     return name.lower().endswith((".gz", ".zst"))
 
 
+def no_memory(error: Exception) -> bool:
+    """Whether a decompressor was refused memory, and says so as it does of broken data (zlib, zstd, Arrow's)."""
+    return _NO_MEMORY.search(str(error)) is not None
+
+
 def chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
     """The content in chunks of `CHUNK_BYTES`, only the last one shorter, none empty: the same ones every time.
 
-    Raises `BrokenStream`, and what `stream` raises.
+    Raises `BrokenStream`, `MemoryError`, and what `stream` raises.
     """
     if not is_compressed(name):
         while chunk := stream.read(CHUNK_BYTES):
@@ -56,6 +64,8 @@ def chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
                 parts.append(part)
                 missing -= len(part)
         except broken as error:
+            if no_memory(error):
+                raise MemoryError(str(error)) from error
             failure = error
         if parts:
             yield b"".join(parts)

@@ -15,7 +15,7 @@ import msgspec
 from rollup_engine.buckets.lines import LongLine, physical_lines
 from rollup_engine.buckets.rows import KEPT_BYTES, ROWS_MAX, Damaged, Row, too_large
 from rollup_engine.ports import MALFORMED_CSV
-from rollup_engine.route.decode import RECORD_BYTES_MAX
+from rollup_engine.route.decode import NESTING_MAX, RECORD_BYTES_MAX
 
 BATCH_BYTES = 2 << 20
 _NOT_CLOSED = "a quote is opened in this record and not closed, or not rightly: what follows cannot be told apart"
@@ -167,6 +167,8 @@ def _problem(names: list[str]) -> str:
     taken: dict[str, str] = {}  # every path and its parents, and the column that took it
     for number, name in enumerate(names, 1):
         steps = name.split(".")
+        if len(steps) > NESTING_MAX:
+            return f"column {number} is nested deeper than {NESTING_MAX} levels"
         if not all(steps):
             return f"column {number} has no name" if not name else f"column {number}, {name!r}, has an empty part"
         if name in taken:

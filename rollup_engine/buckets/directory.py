@@ -2,6 +2,11 @@
 
 Owns: what a file's etag is, and when a file counts as written. A file is taken to be whole once nothing has changed
 it for 2 s: write under a name that begins with '.', then rename it, and no half a file is ever read.
+
+Its etag is the time of its last change and its size, whatever disk it is on: a copy that keeps both (`cp -a`, a
+restore) is the same object. So is, by this, another file that was given the same time to the nanosecond and the same
+size. One that is open stays what it is under any of these; only reading that goes on later, after a new start of the
+engine, would not notice.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -41,13 +47,14 @@ class DirectoryStore:
         self.unsettled = bool(unsettled)
 
     def open(self, name: str, etag: str) -> BinaryIO:
-        return cast("BinaryIO", io.BufferedReader(_File(self._root + name, etag), BUFFER_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_File(self._root, name, etag), BUFFER_BYTES))
 
     async def close(self) -> None:
         pass
 
     def _walk(self, after: str, unsettled: list[str]) -> Iterator[Found]:
         try:
+            root = _identity(self._root)
             for name in listing.files(self._root, after):
                 try:
                     status = os.stat(self._root + name)  # noqa: PTH116 - a million of them
@@ -59,18 +66,25 @@ class DirectoryStore:
                     unsettled[:] = [name]
                 else:
                     yield Found(storable(name, self.url), etag_of(status), status.st_size)
+            if _identity(self._root) != root:  # what seemed to be gone meanwhile is perhaps there
+                raise StoreUnavailable(f"{self._root} was mounted or replaced while it was listed. It is listed again.")
         except OSError as error:
             raise _verdict(error) from error
 
 
 def etag_of(status: os.stat_result) -> str:
-    """Changes whenever the file's bytes do: time of the last change (ns), size and inode, in hexadecimal."""
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    """Changes whenever the file's bytes do: time of the last change (ns) and size, in hexadecimal."""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _identity(directory: str) -> tuple[int, int]:
+    status = os.stat(directory)  # noqa: PTH116
+    return status.st_dev, status.st_ino
 
 
 def _verdict(error: OSError) -> Exception:
     """What the operating system's answer means for a directory, or a file that is there."""
-    where = error.filename or "the file"
+    where = _text(error.filename or "the file")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return StoreRefused(
             f"there is no directory {where}",
@@ -84,19 +98,36 @@ def _verdict(error: OSError) -> Exception:
     return StoreUnavailable(f"{where} cannot be read: {error.strerror}. It is tried again.")
 
 
-class _File(io.RawIOBase):
-    """One file at one etag: an open file stays what it is when another is renamed to its name, or it is deleted."""
+def _text(path: str | bytes) -> str:
+    """A path as text that can be logged and stored, whatever its bytes; without a '/' at the end."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").rstrip("/") or "/"
 
-    def __init__(self, path: str, etag: str) -> None:
+
+class _File(io.RawIOBase):
+    """One file at one etag: an open file stays what it is when another is renamed to its name, or it is deleted.
+
+    It is gone only where the store's directory is there without it: both are asked of one open directory, so that one
+    that is unmounted or renamed for a moment takes no file along.
+    """
+
+    def __init__(self, root: str, name: str, etag: str) -> None:
+        path = root + name
         self._path, self._etag = path, etag
         try:
-            self._file = io.FileIO(path, "rb")
+            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise _verdict(error) from error
+        try:
+            self._file = io.FileIO(name, "rb", opener=partial(os.open, dir_fd=directory))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectGone(path) from error
         except IsADirectoryError as error:
             raise ObjectChanged(path) from error
         except OSError as error:
+            error.filename = path
             raise _verdict(error) from error
+        finally:
+            os.close(directory)
         self._check()
 
     def _check(self) -> None:

@@ -19,11 +19,17 @@ class Ends:
     async def beyond(self, topic: str, number: int) -> bool:
         """Whether the bucket has an object of this number. Answers at once where it has; else after a look at most
         `ASK_SECONDS` old."""
-        if self.of(topic).objects <= number:
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask())
-            await asyncio.shield(self._asking)
-        return self.of(topic).objects > number
+        known = self.of(topic)
+        if known.objects <= number:
+            known = await self.look(topic)
+        return known.objects > number
+
+    async def look(self, topic: str) -> Known:
+        """As of a look at most `ASK_SECONDS` old."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        await asyncio.shield(self._asking)
+        return self.of(topic)
 
     def of(self, topic: str) -> Known:
         """As of the latest look."""

@@ -40,10 +40,15 @@ class Finished(NamedTuple):
 
 class Known(NamedTuple):
     """A bucket as far as it is known: it has objects 0 to `objects` - 1. `refusal`: (cause, remedy), where its store
-    refuses to list it."""
+    refuses to list it. `listed_ms`: by the ledger's clock, when the last complete listing began; None: there was none.
+
+    Everything that was in the bucket at `listed_ms` is known. So whatever says that something is not there, or will not
+    come, waits for a complete listing that began after the moment in question.
+    """
 
     objects: int
     refusal: tuple[str, str] | None = None
+    listed_ms: int | None = None
 
 
 class Taken(NamedTuple):
@@ -102,8 +107,12 @@ class Ledger(Protocol):
         """An object that was read is another by now: an alarm, once per etag. False where it is known."""
         ...
 
+    async def waiting(self, topic: str) -> bool:
+        """Whether there is an object of which it is not known yet what came of it."""
+        ...
+
     async def listed(self, topic: str, started_ms: int) -> int:
-        """A complete listing that started then has ended well. Returns how many problems wait to be seen to."""
+        """All that was there at that time is taken in. Returns how many problems wait to be seen to."""
         ...
 
     async def refused(self, topic: str, cause: str, remedy: str) -> None:

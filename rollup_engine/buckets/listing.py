@@ -20,7 +20,7 @@ def files(root: str, after: str = "") -> Iterator[str]:
     Links to directories are not followed. Hidden names are left out. Raises `OSError` where a directory cannot be
     read; one that is gone meanwhile, other than `root`, has no files.
     """
-    return map(os.fsdecode, _below(os.fsencode(root) + b"/", b"", os.fsencode(after)))
+    return map(os.fsdecode, _below(os.fsencode(root).rstrip(b"/") + b"/", b"", os.fsencode(after)))
 
 
 def _below(root: bytes, parent: bytes, after: bytes) -> Iterator[bytes]:

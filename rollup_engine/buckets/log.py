@@ -54,6 +54,12 @@ class BucketLog:
         known = (await self._ledger.known()).get(topic, Known(0))
         return 0, offsets.end(partition, known.objects)
 
+    async def known_ms_ago(self, topic: str) -> int:
+        if topic not in self._buckets:
+            return await self._log.known_ms_ago(topic)
+        now_ms = await self._ledger.now_ms()
+        return now_ms - ((await self._ledger.known()).get(topic, Known(0)).listed_ms or 0)
+
     async def reader(self, topic: str, partition: int, offset: int) -> Reader:
         if topic not in self._buckets:
             return await self._log.reader(topic, partition, offset)

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 from rollup_engine.buckets.ledger import Finished, Object, Outcome
 from rollup_engine.buckets.offsets import after, offset_of
 from rollup_engine.buckets.rows import Damaged, Format, Row, rows
-from rollup_engine.buckets.store import ObjectChanged, ObjectGone
+from rollup_engine.buckets.store import ObjectChanged
 from rollup_engine.ports import OBJECT_DAMAGED, Record, Unreadable
 
 
@@ -45,7 +45,7 @@ class OpenedObject:
     def take(self, records_max: int) -> Piece:
         """The next rows, `records_max` at the most; none while lines are passed over, or at the end.
 
-        Raises what the store raises for what is neither changed nor gone.
+        Raises what the store raises for what has not changed.
         """
         try:
             batch = self._rest or next(self._batches, [])
@@ -53,8 +53,6 @@ class OpenedObject:
             return self._damaged(damaged)
         except ObjectChanged:
             return self._ended("changed", "It was changed while it was being read")
-        except ObjectGone:
-            return self._ended("gone", "It was deleted while it was being read")
         if not batch:
             return self._ended("read", "")
         if batch[-1].line < self._from_line:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rollup_engine.buckets.arrow_json import values
-from rollup_engine.buckets.compressed import is_compressed
+from rollup_engine.buckets.compressed import is_compressed, no_memory
 from rollup_engine.buckets.rows import KEPT_BYTES, Damaged, Row
 from rollup_engine.ports import MALFORMED_PARQUET
 
@@ -69,7 +69,11 @@ def rows(stream: BinaryIO, name: str, from_line: int = 1) -> Iterator[list[Row]]
                 line += len(batch)
             if line != end:
                 raise Damaged(line, f"row group {group} has {line - end + count} rows, and says it has {count}")
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+    except MemoryError:  # Arrow's too
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        if no_memory(error):
+            raise MemoryError(str(error)) from error
         raise Damaged(line, f"the Parquet cannot be read: {' '.join(str(error).split())[:500]}") from error
 
 

@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import structlog
 
@@ -21,14 +21,15 @@ from rollup_engine.buckets.ledger import Finished, Ledger, Object
 from rollup_engine.buckets.opened import OpenedObject, Piece
 from rollup_engine.buckets.store import ObjectChanged, ObjectGone, Store
 from rollup_engine.config.model import Bucket
-from rollup_engine.errors import PartitionHalted
+from rollup_engine.errors import PartitionHalted, StoreRefused
 from rollup_engine.ports import Record
 from rollup_engine.telemetry import OBJECTS
 
 log = structlog.get_logger(__name__)
 BYTES_MAX = 4 << 20  # of records handed out at once, and as much again that is read ahead
 FILL_SECONDS = 0.2  # how long a batch waits for more: small objects share one
-NEWER_SECONDS = 1.0  # between two looks whether the listing knows a newer etag of what is not begun
+NEWER_SECONDS = 1.0  # between two looks whether a listing knows more of an object that is not as it was listed
+SETTLE_SECONDS = 30.0  # and two polls: what changes for longer, before any of it was read, halts the partition
 _LOOK_AHEAD = 32  # objects asked of the ledger at once
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -49,6 +50,7 @@ class BucketReader:
         self._object: OpenedObject | None = None
         self._running: Future[Any] | None = None  # what a thread does for it, or did last
         self._coming: dict[int, Object] = {}  # by number, as the ledger had them
+        self._missing: dict[int, int] = {}  # by number, when it was not there: by the ledger's clock
 
     @property
     def position(self) -> int:
@@ -102,7 +104,11 @@ class BucketReader:
                 self._next = offsets.after(opened.number)
                 return Piece((), self._next, opened)
             self._object = opened
-        piece = await self._in_thread(self._object.take, records_max)
+        try:
+            piece = await self._in_thread(self._object.take, records_max)
+        except ObjectGone:  # whether it is, opening it again will tell
+            await self._let_go()
+            return Piece((), self._next)
         self._next = piece.position
         if piece.finished is not None:
             await self._let_go()
@@ -119,26 +125,90 @@ class BucketReader:
     async def _open(self, number: int) -> OpenedObject | Finished:
         """The object, begun in the ledger; or what came of it, where there is nothing more to read.
 
-        One that was changed before any of it was read is read as it is: once the listing knows its etag.
+        One that was changed before reading began is read as it is, once a listing knows its etag. One that is not there
+        is `gone` once a complete listing has passed since, and it still is not: until then the store may be away.
         """
         line = offsets.line_of(self._next)  # the first, unless it is in the middle of this very object
-        patience = time.monotonic() + 2 * self._bucket.poll_ms / 1000 + 10 * NEWER_SECONDS
+        changing_since: float | None = None
         while True:
             found = await self._look_up(number)
+            # Asked before the store is, which may come back between the two.
+            listed_since = await self._listed_since_missed(number)
             try:
-                stream = await self._in_thread(self._store.open, found.name, found.etag)
+                stream = await self._in_thread(self._opened, found)
             except ObjectGone:
-                return Finished(number, line - 1, "gone", "It was deleted before it was read to its end")
-            except ObjectChanged:
-                if found.begun or time.monotonic() > patience:
-                    return Finished(number, line - 1, "changed", "It was changed before it was read to its end")
-                self._coming.clear()
-                await asyncio.sleep(NEWER_SECONDS)
+                if listed_since:
+                    return Finished(number, line - 1, "gone", "It was deleted before it was read to its end")
+                if number not in self._missing:
+                    await self._note_missing(number)
+                await self._wait_for_listing()
                 continue
+            except ObjectChanged:
+                if found.begun:
+                    return Finished(number, line - 1, "changed", "It was changed before it was read to its end")
+                self._missing.pop(number, None)
+                changing_since = changing_since or time.monotonic()
+                if time.monotonic() > changing_since + 2 * self._bucket.poll_ms / 1000 + SETTLE_SECONDS:
+                    await self._is_still_changing(found)
+                await self._wait_for_listing()
+                continue
+            self._missing.clear()  # the store is there: what was missing may be, too
             if await self._ledger.begin(self._topic, number, found.etag):
                 return OpenedObject(found, stream, self._bucket.format, line)
             await self._in_thread(stream.close)
             self._coming.clear()
+
+    def _opened(self, found: Object) -> BinaryIO:
+        """The object, of which the store has shown that it is there at this etag."""
+        stream = self._store.open(found.name, found.etag)
+        try:
+            if self._bucket.format == "parquet":  # its end is read first
+                stream.seek(0, io.SEEK_END)
+            else:
+                stream.read(1)
+            stream.seek(0)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def _listed_since_missed(self, number: int) -> bool:
+        """Whether a complete listing that began after the object was not there has ended."""
+        if number not in self._missing:
+            return False
+        listed_ms = (await self._ends.look(self._topic)).listed_ms
+        return listed_ms is not None and listed_ms > self._missing[number]
+
+    async def _note_missing(self, number: int) -> None:
+        """Of this object and of those that come next: who deletes one deletes many, and one listing confirms all."""
+        missing = {number}
+        for one in [one for one in self._coming.values() if one.number > number]:
+            try:
+                (await self._in_thread(self._opened, one)).close()
+            except ObjectGone:
+                missing.add(one.number)
+            except ObjectChanged:
+                pass
+        now_ms = await self._ledger.now_ms()
+        self._missing = {one: self._missing.get(one, now_ms) for one in missing}
+
+    async def _wait_for_listing(self) -> None:
+        """For a little, with something left that only a listing can tell. Halts where there will be none."""
+        refusal = (await self._ends.look(self._topic)).refusal
+        if refusal is not None:
+            raise PartitionHalted(*refusal)
+        await asyncio.sleep(NEWER_SECONDS)
+        self._coming.clear()
+
+    async def _is_still_changing(self, found: Object) -> None:
+        """Says so, unless nobody lists the bucket: then it may be as it is for long."""
+        now_ms, known = await self._ledger.now_ms(), await self._ends.look(self._topic)
+        if known.listed_ms is not None and known.listed_ms > now_ms - 1000 * SETTLE_SECONDS - self._bucket.poll_ms:
+            raise StoreRefused(
+                f"{self._bucket.url}{found.name} changes again and again before it can be read",
+                "Write objects whole: into a directory under a name that begins with '.', and then rename. It is read"
+                " once it rests for 2 s; deleted, it is left with an alarm.",
+            )
 
     async def _look_up(self, number: int) -> Object:
         if number not in self._coming:

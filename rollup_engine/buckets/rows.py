@@ -50,7 +50,8 @@ def rows(format_: Format, stream: BinaryIO, name: str, from_line: int = 1) -> It
     """Batches of rows in line order, from `from_line` on: none empty, each of `ROWS_MAX` rows and a few MB at the most.
 
     `name` says by its ending whether the stream is compressed (.gz, .zst). Blocks: run each step in a thread, one at
-    a time. Raises `Damaged` after the last good row, and what `stream` raises.
+    a time. Raises `Damaged` after the last good row, and what `stream` raises. `MemoryError` is the
+    process's lack, never the object's damage: the same bytes are rows where there is memory.
     """
     if format_ == "ndjson":
         from rollup_engine.buckets.ndjson import rows as read

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 import aiohttp
 from aiobotocore.session import AioSession
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
@@ -29,6 +30,7 @@ CLIENT = {
     "max_pool_connections": 32,
     "retries": {"mode": "standard", "total_max_attempts": 3},  # then the caller waits, and tries again
 }
+CUT_OFF = (boto.IncompleteReadError, ResponseParserError)  # an answer that ends too early, or is none of S3
 TRY_AGAIN = {"SlowDown", "RequestTimeout", "RequestLimitExceeded", "Throttling", "ThrottlingException"}
 BAD_CREDENTIALS = {
     "AuthFailure",
@@ -69,9 +71,7 @@ class S3Store:
     async def pages(self, after: str = "") -> AsyncIterator[list[Found]]:
         where = {"StartAfter": self._prefix + after}
         while where:
-            answer = await asyncio.to_thread(
-                self._ask, "list_objects_v2", Prefix=self._prefix, MaxKeys=PAGE_MAX, **where
-            )
+            answer = await asyncio.to_thread(self._list, where)
             found, after = self._found(answer.get("Contents", ()), after)
             if found:
                 yield found
@@ -84,6 +84,18 @@ class S3Store:
         client, self._files._s3 = self._files._s3, None
         if client is not None:
             await asyncio.to_thread(sync, self._files.loop, client.close)
+
+    def _list(self, where: dict[str, str]) -> Any:
+        try:
+            answer = self._ask("list_objects_v2", Prefix=self._prefix, MaxKeys=PAGE_MAX, **where)
+        except (ObjectGone, ObjectChanged, _NotFound) as error:
+            raise StoreRefused(
+                f"what answers for {self.url} knows no such bucket ({_said(error.__cause__)})",
+                "Correct AWS_ENDPOINT_URL, `source.bucket` or the proxy before the store; it is tried again by itself.",
+            ) from error
+        if "IsTruncated" not in answer:  # a page of something else: it is no listing without objects
+            raise _strange(self.url, "listing")
+        return answer
 
     def _found(self, entries: Sequence[Any], after: str) -> tuple[list[Found], str]:
         """What of a page's entries is no hidden object, and the last name among all."""
@@ -107,23 +119,27 @@ class S3Store:
             answer = await client.get_object(**where, IfMatch=f'"{etag}"', Range=f"bytes={start}-{end - 1}")
             async with answer["Body"] as body:
                 self._check(answer, name, etag)
+                if "ContentRange" not in answer:
+                    raise _strange(self.url + name, "range of bytes")
                 size = int(answer["ContentRange"].rpartition("/")[2])
                 return await body.read(), size
 
         try:
             data, size = self._run(get, name, Key=self._prefix + name)
         except _PastTheEnd:
-            return b"", self.size(name, etag)
+            answer = self._ask("head_object", name, Key=self._prefix + name)
+            self._check(answer, name, etag)
+            return b"", int(answer["ContentLength"])
         return data, size
 
     def size(self, name: str, etag: str) -> int:
-        """The object's size in bytes. Blocks."""
-        answer = self._ask("head_object", name, Key=self._prefix + name)
-        self._check(answer, name, etag)
-        return int(answer["ContentLength"])
+        """The object's size in bytes. Blocks. A first byte is asked for: what HEAD answers has no room to say why."""
+        return self.read(name, etag, 0, 1)[1]
 
     def _check(self, answer: Any, name: str, etag: str) -> None:
         """Some servers pass over If-Match."""
+        if "ETag" not in answer:
+            raise _strange(self.url + name, "etag")
         if answer["ETag"].strip('"') != etag:
             raise ObjectChanged(self.url + name)
 
@@ -144,7 +160,7 @@ class S3Store:
         except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
             self._forget_credentials()
             raise StoreRefused(f"there are no credentials for {self.url} ({error})", CHECK_CREDENTIALS) from error
-        except (boto.HTTPClientError, boto.ConnectionError, aiohttp.ClientError, OSError) as error:
+        except (boto.HTTPClientError, boto.ConnectionError, aiohttp.ClientError, OSError, *CUT_OFF) as error:
             raise StoreUnavailable(
                 f"{self.url} does not answer ({error}). Check the network, and AWS_ENDPOINT_URL where it is set."
             ) from error
@@ -163,14 +179,19 @@ class S3Store:
         """What S3's answer means. Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html"""
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"].get("Code", "")
-        said = f"{status} {code}: {error.response['Error'].get('Message', '')}"
+        said = _said(error)
         if code == "NoSuchBucket":
             return StoreRefused(
                 f"there is no bucket {self._bucket} ({said})",
                 "Create it, or correct `source.bucket` and AWS_ENDPOINT_URL; it is tried again by itself.",
             )
-        if status == 404:
+        if code == "NoSuchKey":
             return ObjectGone(url)
+        if status == 404:
+            return _NotFound(
+                f"{url} is not found, and not by the word of S3 ({said}). Check AWS_ENDPOINT_URL, and the"
+                " proxy before the store. It is tried again."
+            )
         if status == 412:
             return ObjectChanged(url)
         if status == 416:
@@ -190,6 +211,24 @@ class S3Store:
             f"{url} cannot be read ({said})",
             "Mend what this names: it is tried again by itself. A new region or endpoint takes a new start.",
         )
+
+
+def _said(error: Any) -> str:
+    answer = error.response
+    status, message = answer["ResponseMetadata"]["HTTPStatusCode"], answer["Error"].get("Message", "")
+    return f"{status} {answer['Error'].get('Code', '')}: {message}".rstrip(": ")
+
+
+class _NotFound(StoreUnavailable):
+    """A 404 that does not say what there is none of: a proxy's, or another service's, and an answer to HEAD."""
+
+
+def _strange(url: str, wanted: str) -> StoreUnavailable:
+    """For an answer of 200 that is not S3's: a proxy's page, as a rule."""
+    return StoreUnavailable(
+        f"what answers for {url} gives no {wanted}. Check AWS_ENDPOINT_URL, and the proxy before the store."
+        " It is tried again."
+    )
 
 
 class _PastTheEnd(Exception):

@@ -30,7 +30,7 @@ class ObjectChanged(Exception):
 
 
 class ObjectGone(Exception):
-    """There is no object under this name any more."""
+    """There is no object under this name any more, and the store itself is there: an outage is never taken for it."""
 
 
 class Store(Protocol):

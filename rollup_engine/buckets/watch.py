@@ -3,6 +3,7 @@
 Owns: when to list what. One process at a time does it, by a lease in the ledger; another takes over where it ends.
 A complete listing finds names out of order and objects that changed. In a bucket so large that one takes longer than
 a quarter of a `poll`, they go on in the background, while each `poll` still finds what is named behind the rest.
+Who cannot list stands back, so that another process, on another machine, may try.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 LEASE_SECONDS = 15.0
 RENEW_SECONDS = 4.0
 UNSETTLED_SECONDS = 2.1  # a file that may still be written is looked at again so soon, whatever `poll` says
-FAULT_SECONDS = 5.0
+FAULT_RENEWALS = 1.5  # after a fault, so many times RENEW_SECONDS: whoever else waits comes first
 NAME_BYTES_MAX = 1024  # as S3 has it
 _REST = 3  # times as long as a complete listing took, before the next: at most a quarter of the time is spent on them
 
@@ -58,15 +59,27 @@ class Watch:
                 await self._tail()
         except _LeaseLost:
             return RENEW_SECONDS
+        except StoreUnavailable as fault:
+            log.warning("a bucket does not answer, trying again", bucket=self._bucket.url, error=str(fault))
+            return await self._stand_back()
         except StoreRefused as refused:
             log.warning("a bucket is not listed", bucket=self._bucket.url, cause=refused.cause, remedy=refused.remedy)
             await self._ledger.refused(self._topic, refused.cause, refused.remedy)
-            self._sweep_at = 0.0
-            return min(FAULT_SECONDS, RENEW_SECONDS)
-        except StoreUnavailable as fault:
-            log.warning("a bucket does not answer, trying again", bucket=self._bucket.url, error=str(fault))
-            return min(FAULT_SECONDS, RENEW_SECONDS)
+            return await self._stand_back()
+        except Exception as error:  # whatever it is, nobody shall take the bucket for empty
+            log.exception("a bucket is not listed", bucket=self._bucket.url)
+            await self._ledger.refused(
+                self._topic,
+                f"{self._bucket.url} cannot be listed: {type(error).__name__}: {error}",
+                "The log of the route process says where it failed; it is tried again by itself.",
+            )
+            return await self._stand_back()
         return max(0.0, min(self._sweep_at, self._tail_at, self._renew_at) - time.monotonic())
+
+    async def _stand_back(self) -> float:
+        self._sweep_at = 0.0  # what was due still is
+        await self._ledger.release(self._topic, self._holder)
+        return FAULT_RENEWALS * RENEW_SECONDS
 
     async def _hold(self) -> bool:
         lease = await self._ledger.hold(self._topic, self._holder, LEASE_SECONDS)
@@ -79,16 +92,27 @@ class Watch:
         """A complete listing, which looks behind the greatest name as well whenever that is due."""
         started_ms, started = await self._ledger.now_ms(), time.monotonic()
         self._sweep_at = self._tail_at = started + self._poll
+        empty = True
         async for page in self._pages():
+            empty = False
             await self._take_in(page)
             if time.monotonic() >= self._tail_at:
                 await self._tail()
+        unsettled = self._store.unsettled
+        if unsettled:  # complete only as of before: what was changed since then was left out
+            started_ms -= int(1000 * UNSETTLED_SECONDS)
+        elif empty and await self._ledger.waiting(self._topic):
+            raise StoreRefused(
+                f"{self._store.url} is empty, though objects that were in it wait to be read",
+                "Mount it, or bring them back. If they were deleted on purpose, put any other object there, such as an"
+                " empty one: then they are left with an alarm.",
+            )
         problems = await self._ledger.listed(self._topic, started_ms)
         BUCKET_PROBLEMS.labels(self._bucket.url).set(problems)
         now = time.monotonic()
         rested = now + _REST * (now - started)
         self._sweep_at = max(self._sweep_at, rested)
-        if self._store.unsettled:
+        if unsettled:
             self._sweep_at = min(self._sweep_at, max(now + UNSETTLED_SECONDS, rested))
 
     async def _tail(self) -> None:

@@ -7,12 +7,14 @@ arrival would differ between an event and its retry. What the YAML asks of it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from rollup_engine.intake.bodies import UNDECODABLE, events_of
+from rollup_engine.intake.bodies import Unreadable as Unreadable
 from rollup_engine.intake.door import Submitted
-from rollup_engine.intake.orb import Unreadable as Unreadable
 
 SPECVERSION: Final = "1.0"
 _TEXTS: Final = ("id", "source", "type")
@@ -55,31 +57,23 @@ _batch = msgspec.json.Decoder(list[msgspec.Raw])
 
 def read(body: bytes, events_max: int, *, batched: bool) -> list[Submitted]:
     """The events of a request, in order; one unless `batched`. Raises `Unreadable`."""
-    try:
-        body.decode()  # what is skipped would be passed on unread
-        values = [bytes(raw) for raw in (_batch.decode(body) if batched else [_single.decode(body)])]
-        if len(values) > events_max:
-            raise Unreadable(
-                f"The batch has {len(values):,} events; {events_max:,} are allowed in one call. Send several."
-            )
-        return [_read(value, place) for place, value in enumerate(values)]
-    except UnicodeDecodeError as error:
-        raise Unreadable("The body is not UTF-8.") from error
-    except msgspec.ValidationError as error:
-        raise Unreadable(f"A batch must be a JSON array of events: {error}.") from error
-    except msgspec.DecodeError as error:
-        raise Unreadable(f"The body is not JSON: {error}.") from error
-    except RecursionError as error:
-        raise Unreadable("The body is nested too deep.") from error
+    found = events_of(
+        body,
+        _batch.decode if batched else lambda text: [_single.decode(text)],
+        "A batch must be a JSON array of events",
+        events_max,
+    )
+    return [_read(*one, place) for place, one in enumerate(found)]
 
 
-def _read(value: bytes, place: int) -> Submitted:
+def _read(value: bytes, wrong: Sequence[str], place: int) -> Submitted:
     try:
         envelope = _envelope.decode(value)
-    except msgspec.ValidationError as error:
-        return Submitted(value, "", Key(None, None).text(place), [f"is no CloudEvent in JSON: {error}"])
+    except UNDECODABLE as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else error
+        return Submitted(value, "", Key(None, None).text(place), [*wrong, f"is no CloudEvent in JSON: {why}"])
     key = Key(_text(envelope.source), _text(envelope.id))
-    return Submitted(value, _text(envelope.type) or "", key.text(place), _errors(envelope))
+    return Submitted(value, _text(envelope.type) or "", key.text(place), [*wrong, *_errors(envelope)])
 
 
 def _errors(envelope: _Envelope) -> list[str]:
@@ -100,4 +94,7 @@ def _text(value: object) -> str | None:
 
 
 def _shown(value: object) -> str:
-    return "missing" if value is None else msgspec.json.encode(value).decode()[:_SHOWN]
+    try:
+        return "missing" if value is None else msgspec.json.encode(value).decode()[:_SHOWN]
+    except RecursionError:
+        return "nested too deep"

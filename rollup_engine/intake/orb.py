@@ -13,15 +13,13 @@ from typing import Any, Final
 import msgspec
 
 from rollup_engine.config.model import Timestamp
+from rollup_engine.intake.bodies import UNDECODABLE, events_of
+from rollup_engine.intake.bodies import Unreadable as Unreadable
 from rollup_engine.intake.door import Submitted
 from rollup_engine.route import timestamps
 from rollup_engine.route.timestamps import TimestampError, parse_rfc3339
 
 _TIMESTAMP: Final = Timestamp(path="timestamp")
-
-
-class Unreadable(ValueError):
-    """A body that holds no events; the text says why, and what to send."""
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -44,29 +42,17 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def read(body: bytes, events_max: int) -> list[Submitted]:
     """The events of a request, in order. Raises `Unreadable`."""
-    try:
-        body.decode()  # what is skipped would be passed on unread
-        values = [bytes(raw) for raw in _body.decode(body).events]
-    except UnicodeDecodeError as error:
-        raise Unreadable("The body is not UTF-8.") from error
-    except msgspec.ValidationError as error:
-        raise Unreadable(f'The body must be {{"events": […]}}: {error}.') from error
-    except msgspec.DecodeError as error:
-        raise Unreadable(f"The body is not JSON: {error}.") from error
-    except RecursionError as error:
-        raise Unreadable("The body is nested too deep.") from error
-    if len(values) > events_max:
-        raise Unreadable(f"The body has {len(values):,} events; {events_max:,} are allowed in one call. Send several.")
-    return _with_timestamps([_read(value) for value in values])
+    found = events_of(body, lambda text: _body.decode(text).events, 'The body must be {"events": […]}', events_max)
+    return _with_timestamps([_read(*one) for one in found])
 
 
-def _read(value: bytes) -> tuple[Submitted, str | None]:
+def _read(value: bytes, wrong: Sequence[str]) -> tuple[Submitted, str | None]:
     """The event, and its timestamp where it is text."""
     try:
         event = _event.decode(value)
-    except msgspec.MsgspecError:
-        return _broken(value), None
-    errors = []
+    except UNDECODABLE:
+        return _broken(value, wrong), None
+    errors = [*wrong]
     if not event.event_name:
         errors.append("event_name is empty")
     if not event.idempotency_key:
@@ -82,13 +68,15 @@ def _read(value: bytes) -> tuple[Submitted, str | None]:
     return Submitted(value, event.event_name, event.idempotency_key, errors), event.timestamp
 
 
-def _broken(value: bytes) -> Submitted:
+def _broken(value: bytes, wrong: Sequence[str]) -> Submitted:
     """An event with members missing or of another type: all of them named."""
     try:
         members: dict[str, Any] = _members.decode(value)
-    except msgspec.MsgspecError:
-        return Submitted(value, "", "", ["an event must be an object"])
-    errors = []
+    except UNDECODABLE as error:
+        deep = isinstance(error, RecursionError)
+        what = "the event is nested too deep" if deep else "an event must be an object"
+        return Submitted(value, "", "", [*wrong, what])
+    errors = [*wrong]
     for name, kind in (("event_name", "text"), ("idempotency_key", "text"), ("timestamp", "text")):
         if _text(members.get(name)) is None:
             errors.append(f"{name} must be {kind}" if name in members else f"{name} is missing")
@@ -114,7 +102,7 @@ def _text(raw: msgspec.Raw | None) -> str | None:
         return None
     try:
         return msgspec.json.decode(raw, type=str)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None
 
 
@@ -131,7 +119,11 @@ def _with_timestamps(events: Sequence[tuple[Submitted, str | None]]) -> list[Sub
         except TimestampError:
             read[row] = event._replace(errors=[*event.errors, f"timestamp: {why}"])
         else:
-            members = _members.decode(event.value)
+            try:
+                members = _members.decode(event.value)
+            except RecursionError:
+                read[row] = event._replace(errors=[*event.errors, "the event is nested too deep"])
+                continue
             members["timestamp"] = msgspec.Raw(msgspec.json.encode(f"{text}Z"))
             read[row] = event._replace(value=msgspec.json.encode(members))
     return read

@@ -2,8 +2,9 @@
 
 What it cannot decode travels on as a rejected row with its reason. Which destination a record's row goes to is a
 function of (source, offset, record) alone. The wall clock serves two purposes. A timestamp in the future is marked
-against the earlier of the record's time and `now`, once, here, and the mark travels in the row. And a record that says
-it is hours ahead of `now` does not make the clock, by which ids are kept, run so far ahead.
+against the earlier of the record's time and `now`, once, here, and the mark travels in the row; in a bucket against
+`now` alone, for what is read may be newer than the first listing of its name. And a record that says it is hours ahead
+of `now` does not make the clock, by which ids are kept, run so far ahead.
 """
 
 import hashlib
@@ -135,9 +136,11 @@ class Router:
             decoded[row] = Undecodable(record.reason, record.detail)
         return decoded
 
-    @staticmethod
-    def _timed(frame: pl.DataFrame, event: EventType, watermark: int | None, now_ms: int) -> tuple[pl.DataFrame, int]:
+    def _timed(
+        self, frame: pl.DataFrame, event: EventType, watermark: int | None, now_ms: int
+    ) -> tuple[pl.DataFrame, int]:
         """Adds future, watermark_ms and late; returns the watermark after the frame."""
+        now = pl.lit(now_ms) if self._of_a_bucket else pl.min_horizontal("record_ms", pl.lit(now_ms))
         before = NO_WATERMARK_MS if watermark is None else watermark
         late = (
             pl.lit(False)
@@ -145,11 +148,7 @@ class Router:
             else pl.col("watermark_ms") - event.grace_ms > pl.col("timestamp_ms")
         )
         timed = (
-            frame.with_columns(
-                (pl.col("timestamp_ms") > pl.min_horizontal("record_ms", pl.lit(now_ms)) + event.max_future_ms).alias(
-                    "future"
-                )
-            )
+            frame.with_columns((pl.col("timestamp_ms") > now + event.max_future_ms).alias("future"))
             .with_columns(
                 pl.when(~pl.col("future"))
                 .then(pl.col("timestamp_ms"))

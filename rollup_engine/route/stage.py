@@ -158,6 +158,9 @@ class RoutePartition:
 
     async def _tell_quiet(self, quiet_ms: int) -> None:
         """Told once per grace period of the topic's event types: whoever waits for event time need not wait for us."""
+        quiet_ms -= await self._log.known_ms_ago(self._topic)  # of what came into a bucket since then nobody knows
+        if not any(self._state.quiet_ms < after_ms <= quiet_ms for after_ms in self._quiet_after_ms):
+            return
         _, end = await self._log.bounds(self._topic, self._partition)
         if end > self._claim.next_offset:  # something is there and did not come: a broker in trouble is not quiet
             self._read_ms = self._clock.elapsed_ms()

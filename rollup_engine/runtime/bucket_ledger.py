@@ -28,7 +28,7 @@ class PostgresLedger:
 
     async def known(self) -> Mapping[str, Known]:
         rows = await self._fetch("known")
-        return {row["topic"]: Known(row["objects"], _refusal(row)) for row in rows}
+        return {row["topic"]: Known(row["objects"], _refusal(row), row["listed_ms"]) for row in rows}
 
     async def objects(self, topic: str, numbers: Collection[int]) -> Sequence[Object]:
         return [Object(**dict(row)) for row in await self._fetch("objects", topic, list(numbers))]
@@ -71,6 +71,9 @@ class PostgresLedger:
 
     async def changed(self, topic: str, number: int, etag: str, note: str) -> bool:
         return bool(await self._fetch("changed", topic, number, etag, note))
+
+    async def waiting(self, topic: str) -> bool:
+        return bool((await self._fetch("waiting", topic))[0][0])
 
     async def listed(self, topic: str, started_ms: int) -> int:
         rows = await self._fetch("listed", topic, started_ms)

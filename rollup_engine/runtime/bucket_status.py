@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import asyncpg
 
 PROBLEMS_SHOWN = 20  # of each bucket
+# A complete listing is overdue after so many polls, so many times what the last one took (the rest after it is three
+# times as long, and the next has to end), and what it takes until another process lists.
+OVERDUE_POLLS, OVERDUE_LISTINGS, OVERDUE_MS = 3, 6, 30_000
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class BucketStatus:
-    """`lag`: objects not wholly in the books, and 1 more while a complete listing is awaited. `problems`: how many."""
+    """`lag`: objects not wholly in the books, and 1 more while a complete listing is awaited or overdue. `listed_at`,
+    RFC 3339: what was there then is known. `overdue`: the bucket cannot be listed, or nobody does it. `problems`: how
+    many."""
 
     url: str
     topic: str
     objects: int
     lag: int
+    listed_at: str | None
+    overdue: bool
     problems: int
     latest: Sequence[Problem]
 
@@ -63,7 +70,9 @@ async def collect(
     marks += [{}] * (judges - len(marks))  # those that have not begun
     found = []
     for row in await pool.fetch(query["state"], app_id, list(config.buckets)):
-        lag = int(row["unlisted"])
+        overdue_ms = OVERDUE_POLLS * config.buckets[row["topic"]].poll_ms + OVERDUE_LISTINGS * row["listing_ms"]
+        overdue = row["age_ms"] > overdue_ms + OVERDUE_MS
+        lag = int(row["unlisted"] or overdue)
         for number in range(offsets.BUCKET_PARTITIONS):
             source = source_name(row["topic"], number)
             booked = min((one.get(source, first.get(source, 0)) for one in marks), default=0)
@@ -72,5 +81,8 @@ async def collect(
         if row["problems"]:
             rows = await pool.fetch(query["problems"], app_id, row["topic"], PROBLEMS_SHOWN)
             latest = [Problem(row["url"] + one["name"], one["outcome"], one["note"]) for one in rows]
-        found.append(BucketStatus(row["url"], row["topic"], row["objects"], lag, row["problems"], latest))
+        listed_at = row["listed_at"] and row["listed_at"].isoformat(timespec="seconds").replace("+00:00", "Z")
+        found.append(
+            BucketStatus(row["url"], row["topic"], row["objects"], lag, listed_at, overdue, row["problems"], latest)
+        )
     return found

@@ -175,6 +175,9 @@ class KafkaLog:
         found = await self.all_bounds([one])
         return found[one]
 
+    async def known_ms_ago(self, topic: str) -> int:
+        return 0
+
     async def all_bounds(self, wanted: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """(first offset, next offset) of many partitions in two requests."""
         partitions = list(wanted)

@@ -52,6 +52,9 @@ class MemoryLog:
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         return self._starts.get((topic, partition), 0), len(self._topics[topic][partition])
 
+    async def known_ms_ago(self, topic: str) -> int:
+        return 0
+
     async def reader(self, topic: str, partition: int, offset: int) -> "MemoryReader":
         return MemoryReader(self, topic, partition, offset)
 

@@ -104,6 +104,11 @@ def show_status(settings: Settings, form: str) -> None:
         console.print(f"  {escape(halt.cause)}.\n  {escape(halt.remedy)}", soft_wrap=True)
     for bucket in status.buckets:
         lines = [f"{escape(bucket.url)}: {bucket.objects:,} objects, {bucket.lag:,} not yet in the books"]
+        if bucket.overdue:
+            since = bucket.listed_at or "it was named"
+            lines.append(
+                f"  [bold red]not listed[/bold red] since {since}: it does not answer, or `route` does not run."
+            )
         for one in bucket.latest:
             lines.append(f"  [bold red]{one.outcome}[/bold red] {escape(one.object)}: {escape(one.note)}.")
         if bucket.problems:

@@ -45,8 +45,8 @@ class EventStatus:
 @dataclass
 class Status:
     """What `status` shows. `generation` counts the YAML contents so far; `kafka` is False where no broker answered.
-    `halted`: the partitions that stand still, with cause and remedy. `buckets`: how far each is read, and what is wrong
-    with its objects."""
+    `halted`: the partitions that stand still, with cause and remedy. `buckets`: how far each is listed and read, and
+    what is wrong with its objects."""
 
     events: dict[str, EventStatus] = field(default_factory=dict)
     generation: int = 0

@@ -12,7 +12,8 @@ CREATE TABLE rollup_engine.buckets (
     lister         text,                            -- who lists it, and until when nobody else does
     lister_until   timestamptz,
     wanted_at      timestamptz NOT NULL DEFAULT now(),  -- somebody started then, who has to know what is there
-    listed_at      timestamptz,                     -- when the last complete listing started
+    listed_at      timestamptz,                     -- all that was there then is known: a complete listing has ended
+    listing_ms     bigint      NOT NULL DEFAULT 0,  -- how long that took
     refusal_cause  text,                            -- why the store refuses to be listed
     refusal_remedy text,
     UNIQUE (app_id, topic)
@@ -39,6 +40,7 @@ CREATE TABLE rollup_engine.objects (
 ) WITH (fillfactor = 80);
 CREATE INDEX objects_problems ON rollup_engine.objects (bucket, number)
     WHERE outcome IN ('damaged', 'changed', 'gone') AND accepted_at IS NULL;
+CREATE INDEX objects_waiting ON rollup_engine.objects (bucket, number) WHERE outcome IS NULL;
 
 -- Dead letters of an object, and how many.
 CREATE INDEX dead_letters_of_buckets ON rollup_engine.dead_letters (app_id, source, source_offset)

@@ -4,13 +4,17 @@ INSERT INTO rollup_engine.buckets (app_id, topic, url, format) VALUES ($1, $2, $
 ON CONFLICT (app_id, topic) DO UPDATE SET
     wanted_at = CASE WHEN $5 THEN now() ELSE buckets.wanted_at END,
     format = CASE
-        WHEN EXISTS (SELECT FROM rollup_engine.objects WHERE bucket = buckets.id AND number < 4 AND begun)
+        WHEN EXISTS (
+            SELECT FROM rollup_engine.objects
+            WHERE bucket = buckets.id AND number < 4 AND (begun OR outcome IS NOT NULL)  -- the first of its partition
+        )
         THEN buckets.format ELSE excluded.format
     END
 RETURNING format;
 
 -- name: known
-SELECT topic, objects, refusal_cause, refusal_remedy FROM rollup_engine.buckets WHERE app_id = $1;
+SELECT topic, objects, refusal_cause, refusal_remedy, (extract(epoch FROM listed_at) * 1000)::bigint AS listed_ms
+FROM rollup_engine.buckets WHERE app_id = $1;
 
 -- name: objects
 SELECT number, name, etag, size, seen_ms, begun, outcome FROM rollup_engine.objects
@@ -101,9 +105,16 @@ WHERE bucket = (SELECT id FROM rollup_engine.buckets WHERE app_id = $1 AND topic
     AND outcome IS NOT NULL AND etag <> $4 AND now_etag IS DISTINCT FROM $4
 RETURNING number;
 
+-- name: waiting
+SELECT EXISTS (
+    SELECT FROM rollup_engine.objects
+    WHERE bucket = (SELECT id FROM rollup_engine.buckets WHERE app_id = $1 AND topic = $2) AND outcome IS NULL
+);
+
 -- name: listed
 UPDATE rollup_engine.buckets SET
     listed_at = greatest(listed_at, timestamptz 'epoch' + $3 * interval '1 millisecond'),
+    listing_ms = greatest(0, (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $3),
     refusal_cause = NULL, refusal_remedy = NULL
 WHERE app_id = $1 AND topic = $2
 RETURNING (
@@ -116,7 +127,9 @@ UPDATE rollup_engine.buckets SET refusal_cause = $3, refusal_remedy = $4 WHERE a
 
 -- name: state
 -- Every bucket: how many objects are known, whether a complete listing is due that somebody waits for, and problems.
-SELECT bucket.topic, bucket.url, bucket.objects, bucket.listed_at IS NULL OR bucket.listed_at < bucket.wanted_at AS unlisted,
+SELECT bucket.topic, bucket.url, bucket.objects, bucket.listed_at, bucket.listing_ms,
+    bucket.listed_at IS NULL OR bucket.listed_at < bucket.wanted_at AS unlisted,
+    (extract(epoch FROM clock_timestamp() - coalesce(bucket.listed_at, bucket.wanted_at)) * 1000)::bigint AS age_ms,
     (
         SELECT count(*) FROM rollup_engine.objects
         WHERE bucket = bucket.id AND outcome IN ('damaged', 'changed', 'gone') AND accepted_at IS NULL

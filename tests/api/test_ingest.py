@@ -47,6 +47,14 @@ async def test_debug_of_a_200(door: Door) -> None:
     assert answer.json() == TAKEN | {"debug": {"ingested": ["1", "2"], "duplicate": []}}
 
 
+async def test_half_a_surrogate_pair_costs_the_others_nothing(door: Door) -> None:
+    content = json.dumps({"events": [event("1"), event("2", properties={"x": "@"})]}).replace("@", "\\ud800")
+    headers = {"Authorization": f"Bearer {door.api.key}"}
+    answer = await door.api.http.post(PATH, content=content.encode(), headers=headers)
+    assert (answer.status_code, door.sent) == (400, ["1"])
+    assert [one["idempotency_key"] for one in answer.json()["validation_failed"]] == ["2"]
+
+
 async def test_a_key_with_two_bodies_takes_nothing(door: Door) -> None:
     answer = await door.post(event("1"), event("2", bytes=1), event("2", bytes=2))
     assert answer.status_code == 400

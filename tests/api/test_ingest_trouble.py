@@ -44,18 +44,43 @@ async def asgi(app: FastAPI, key: str, *messages: dict[str, Any], **headers: str
     return statuses[0], read
 
 
-async def test_what_is_too_much_is_not_read(door: Door) -> None:
-    """A call counts from before its body, with what it says or with the most."""
+async def test_what_is_too_much_is_not_read(bed: Bed, door: Door) -> None:
+    """A call counts from before its body, with what it says; and no key has more than half."""
     api = door.api
-    waiting = [asyncio.create_task(asgi(api.app, api.key, content_length=str(7 << 20))) for _ in range(9)]
+    keys = [await bed.key("ingest") for _ in range(3)]
+    waiting = [
+        asyncio.create_task(asgi(api.app, key, content_length=str(7 << 20))) for key in keys[:2] for _ in range(5)
+    ]
     await asyncio.sleep(0.3)
-    assert [task.done() for task in waiting] == [False] * 9
-    for said in ({"content_length": str(2 << 20)}, {}):
-        assert await asgi(api.app, api.key, {"type": "http.request", "body": b"{}"}, **said) == (503, 0)
+    assert sorted(task.done() for task in waiting) == [False] * 8 + [True] * 2
+    assert {task.result() for task in waiting if task.done()} == {(503, 0)}
+    part = {"type": "http.request", "body": b"{}"}
+    assert await asgi(api.app, keys[2], part, content_length=str(7 << 20)) == (400, 1), "another key has room"
+    waiting.append(asyncio.create_task(asgi(api.app, keys[2], content_length=str(7 << 20))))
+    await asyncio.sleep(0.1)
+    assert await asgi(api.app, keys[2], part, content_length=str(2 << 20)) == (503, 0), "all that there is"
     assert (await door.post(event())).json() == TAKEN, "a small one still has room"
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+    assert (await asgi(api.app, keys[0], part, content_length=str(7 << 20)))[0] == 400
+
+
+async def test_a_body_that_does_not_say_its_size_counts_as_it_comes(door: Door) -> None:
+    """So that slow ones shut out nobody."""
+    api = door.api
+    small = {"type": "http.request", "body": b'{"events"', "more_body": True}
+    large = {"type": "http.request", "body": b" " * (7 << 20), "more_body": True}
+    slow = [asyncio.create_task(asgi(api.app, api.key, small)) for _ in range(20)]
+    await asyncio.sleep(0.3)
+    assert (await door.post(event())).json() == TAKEN
+    slow += [asyncio.create_task(asgi(api.app, api.key, large)) for _ in range(4)]
+    await asyncio.sleep(0.2)
+    assert not any(task.done() for task in slow)
+    assert await asgi(api.app, api.key, small, large) == (503, 2)
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
     assert (await asgi(api.app, api.key, {"type": "http.request", "body": b"{}"}))[0] == 400
 
 

@@ -11,7 +11,7 @@ from rollup_engine.buckets.store import Found, ObjectChanged, ObjectGone
 
 @dataclass
 class MemoryStore:
-    """Objects by name: (etag, bytes). `fault`: raised by everything while it is set."""
+    """Objects by name: (etag, bytes). `fault`: raised by everything while it is set. As in S3, opening asks nothing."""
 
     url: str = "memory:///"
     unsettled: bool = False
@@ -50,7 +50,6 @@ class MemoryStore:
 class _Stream(io.RawIOBase):
     def __init__(self, store: MemoryStore, name: str, etag: str) -> None:
         self._store, self._name, self._etag, self._at = store, name, etag, 0
-        self._content()
 
     def _content(self) -> bytes:
         if self._store.fault is not None:
@@ -69,7 +68,8 @@ class _Stream(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._content())}[whence]
+        end = len(self._content()) if whence == io.SEEK_END else 0
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: end}[whence]
         return self._at
 
     def tell(self) -> int:
@@ -102,7 +102,7 @@ class MemoryLedger:
         self.listed_ms: int | None = None
 
     async def known(self) -> Mapping[str, Known]:
-        return {self._topic: Known(len(self.rows), self._refusal)}
+        return {self._topic: Known(len(self.rows), self._refusal, self.listed_ms)}
 
     async def objects(self, topic: str, numbers: Collection[int]) -> Sequence[Object]:
         return [self.rows[number].object for number in sorted(numbers) if number < len(self.rows)]
@@ -159,8 +159,11 @@ class MemoryLedger:
         row.object, row.note, row.now_etag = row.object._replace(outcome="changed"), note, etag
         return True
 
+    async def waiting(self, topic: str) -> bool:
+        return any(row.object.outcome is None for row in self.rows)
+
     async def listed(self, topic: str, started_ms: int) -> int:
-        self.listed_ms, self._refusal = started_ms, None
+        self.listed_ms, self._refusal = max(started_ms, self.listed_ms or 0), None
         return sum(row.object.outcome in PROBLEMS for row in self.rows)
 
     async def refused(self, topic: str, cause: str, remedy: str) -> None:

@@ -1,5 +1,6 @@
 """The log with buckets in it, over a real directory and a real S3 server, with the ledger in Postgres."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from rollup_engine.buckets import offsets, reader
+from rollup_engine.buckets import directory, offsets, reader
 from rollup_engine.buckets.log import BucketLog
 from rollup_engine.buckets.store import open_store
 from rollup_engine.config.model import Bucket
@@ -68,8 +69,9 @@ async def listed(pool: "asyncpg.Pool[asyncpg.Record]", bucket: Bucket, objects: 
     """All that is there is known to the ledger."""
     ledger, store = PostgresLedger(pool, "app"), open_store(bucket.url)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while (await ledger.known())[bucket.topic].objects < objects:  # a file counts as written after 2 s
+    while (await ledger.known())[bucket.topic].objects < objects:  # a file counts as written after a while
         assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
         async for page in store.pages():
             await ledger.take_in(bucket.topic, page)
     await store.close()
@@ -83,6 +85,7 @@ async def test_what_is_put_is_read_from_any_position(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reader, "FILL_SECONDS", 0.02)
+    monkeypatch.setattr(directory, "SETTLED_SECONDS", 0.2)
     for number in range(6):
         where[1](f"{number}.ndjson", b"".join(b'{"n":%d%d}\n' % (number, line) for line in range(3)))
     await listed(pool, bucket, 6)
@@ -95,7 +98,7 @@ async def test_what_is_put_is_read_from_any_position(
         one = await log.reader(topic, partition, offset)
         found: list[Record] = []
         while one.position < (await log.bounds(topic, partition))[1]:
-            found += await one.read(100, 250)
+            found += await one.read(100, 100)
         await one.close()
         return found
 

@@ -142,6 +142,20 @@ async def test_lag_is_in_objects_that_are_not_wholly_in_the_books(pool: "asyncpg
     assert (await bucket_status(pool)).lag == 0
 
 
+async def test_a_bucket_that_is_no_longer_listed_shows(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    await write(pool, {}, 2)
+    ledger = PostgresLedger(pool, APP_ID)
+    await ledger.listed(BUCKET.topic, await ledger.now_ms() + 1)
+    found = await bucket_status(pool)
+    assert found.listed_at is not None
+    assert (found.lag, found.overdue) == (0, False)
+    await pool.execute("UPDATE rollup_engine.buckets SET wanted_at = 'epoch', listed_at = now() - interval '5 minutes'")
+    found = await bucket_status(pool)
+    assert (found.lag, found.overdue) == (1, True)
+    await pool.execute("UPDATE rollup_engine.buckets SET listing_ms = 100_000")  # a million objects
+    assert not (await bucket_status(pool)).overdue
+
+
 async def test_problems_are_shown_until_they_are_accepted(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
     await write(pool, {}, 2)
     ledger = PostgresLedger(pool, APP_ID)

@@ -28,13 +28,24 @@ async def no_other_config(generation: int) -> Config:
     raise LookupError(generation)
 
 
+class Ledger(MemoryLedger):
+    """With the time of route's clock."""
+
+    def __init__(self, topic: str, clock: ManualClock) -> None:
+        super().__init__(topic)
+        self._clock = clock
+
+    async def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+
 class World:
     """A bucket whose partition 0 is routed, and an events topic."""
 
     def __init__(self) -> None:
-        self.store, self.ledger, self.kafka = MemoryStore(), MemoryLedger(BUCKET.topic), MemoryLog()
+        self.store, self.kafka = MemoryStore(), MemoryLog()
         self.sink, self.clock = MemorySink(), ManualClock(NOW_MS)
-        self.ledger.clock_ms = NOW_MS
+        self.ledger = Ledger(BUCKET.topic, self.clock)
         self.log = BucketLog(self.kafka, self.ledger, {BUCKET.topic: BUCKET}, lambda url: self.store)
         config = Config(events=(event_type(bucket=BUCKET),))
         self.topology = Topology("app", JUDGES, 1, {1: config}, {EVENTS: "life-1"}, {}, no_other_config)
@@ -43,6 +54,13 @@ class World:
         event = '{"id":"%s","at":"2022-08-14T15:14:31Z","customer":"c"}'
         self.store.put(name, "\n".join(event % one for one in ids).encode())
         await self.ledger.take_in(BUCKET.topic, self.store.listing())
+
+    async def listed(self) -> None:
+        """A complete listing, begun now."""
+        await self.ledger.listed(BUCKET.topic, self.clock.now_ms())
+
+    def quiet_ms(self) -> int:
+        return RouteState(**self.sink.rows[ROUTE, SOURCE].state).quiet_ms  # type: ignore[arg-type]
 
     async def session(self, rows: int = 100) -> RoutePartition:
         """From the sink's position to the bucket's end."""
@@ -117,9 +135,25 @@ async def test_a_partition_of_which_everything_is_read_is_quiet_in_the_end(world
     await world.put("a", "1")
     partition = await world.session()
     world.clock.advance(2 * HOUR_MS)
+    await world.listed()
     await partition.tick()
-    state = world.sink.rows[ROUTE, SOURCE].state
-    assert RouteState(**state).quiet_ms >= HOUR_MS  # type: ignore[arg-type]
+    assert world.quiet_ms() >= HOUR_MS
+
+
+async def test_nobody_is_quiet_while_the_bucket_is_not_listed(world: World) -> None:
+    """What came into it since the last complete listing began may be of any event time."""
+    await world.put("a", "1")
+    await world.listed()
+    partition = await world.session()
+    world.clock.advance(HOUR_MS - 1)
+    await world.listed()
+    world.clock.advance(2 * HOUR_MS)
+    await partition.tick()
+    assert world.quiet_ms() == 0
+    await world.listed()
+    world.clock.advance(5)
+    await partition.tick()
+    assert world.quiet_ms() == 3 * HOUR_MS - 1
 
 
 async def test_a_partition_with_something_left_to_read_is_not_quiet(world: World) -> None:
@@ -128,4 +162,4 @@ async def test_a_partition_with_something_left_to_read_is_not_quiet(world: World
     await partition.open()
     world.clock.advance(2 * HOUR_MS)
     await partition.tick()
-    assert RouteState(**world.sink.rows[ROUTE, SOURCE].state).quiet_ms == 0  # type: ignore[arg-type]
+    assert world.quiet_ms() == 0

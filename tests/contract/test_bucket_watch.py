@@ -9,7 +9,7 @@ import pytest
 
 from rollup_engine.buckets import watch
 from rollup_engine.buckets.ledger import Finished
-from rollup_engine.buckets.store import Found
+from rollup_engine.buckets.store import Found, ObjectGone
 from rollup_engine.buckets.watch import Watch
 from rollup_engine.config.model import Bucket
 from rollup_engine.errors import StoreRefused, StoreUnavailable
@@ -17,12 +17,12 @@ from tests.contract.bucket_memory import MemoryLedger, MemoryStore
 
 POLL_SECONDS = 0.02
 BUCKET = Bucket(url="s3://test/", format="ndjson", poll_ms=20)
+HOURLY = Bucket(url="s3://test/", format="ndjson", poll_ms=3_600_000)
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RENEW_SECONDS", POLL_SECONDS)
-    monkeypatch.setattr(watch, "FAULT_SECONDS", POLL_SECONDS)
     monkeypatch.setattr(watch, "UNSETTLED_SECONDS", POLL_SECONDS)
 
 
@@ -157,8 +157,10 @@ async def test_a_refusal_is_told_until_it_is_over(store: MemoryStore, ledger: Me
 
 
 async def test_a_store_that_does_not_answer_is_asked_again(store: MemoryStore, ledger: MemoryLedger) -> None:
+    """Soon, whatever `poll` says."""
+    ledger.listed_ms = 1  # nobody else wants a listing
     store.fault = StoreUnavailable("the network is down")
-    async with watched(store, ledger):
+    async with watched(store, ledger, HOURLY):
         await asyncio.sleep(3 * POLL_SECONDS)
         assert ledger._refusal is None
         store.fault = None
@@ -168,12 +170,50 @@ async def test_a_store_that_does_not_answer_is_asked_again(store: MemoryStore, l
 
 async def test_what_may_still_be_written_is_looked_at_again_soon(store: MemoryStore, ledger: MemoryLedger) -> None:
     store.unsettled = True
-    slow = Bucket(url="s3://test/", format="ndjson", poll_ms=3_600_000)
-    ledger.listed_ms, ledger.clock_ms = 1, 2
-    async with watched(store, ledger, slow):
-        await until(lambda: ledger.listed_ms == 2)
+    ledger.listed_ms, ledger.clock_ms = 1, 10_000
+    before_ms = 10_000 - int(1000 * POLL_SECONDS)
+    async with watched(store, ledger, HOURLY):
+        await until(lambda: ledger.listed_ms == before_ms)  # what was written since then is not known
+        await asyncio.sleep(3 * POLL_SECONDS)
+        assert ledger.listed_ms == before_ms
         store.put("a", b"")
+        store.unsettled = False
         await until(lambda: names(ledger) == ["a"])
+        await until(lambda: ledger.listed_ms == 10_000)
+
+
+async def test_who_cannot_list_lets_another_try(store: MemoryStore, ledger: MemoryLedger) -> None:
+    away = MemoryStore(fault=StoreUnavailable("no route to host, on this machine"))
+    refused = MemoryStore(fault=StoreRefused("no such directory, on this machine", "Mount it."))
+    store.put("a", b"")
+    async with watched(away, ledger), watched(refused, ledger):
+        await asyncio.sleep(3 * POLL_SECONDS)
+        async with watched(store, ledger):
+            await until(lambda: names(ledger) == ["a"])
+            await until(lambda: ledger._refusal is None)
+
+
+async def test_an_empty_listing_is_refused_while_objects_wait(store: MemoryStore, ledger: MemoryLedger) -> None:
+    """A directory that is not mounted is an empty one."""
+    for name in "ab":
+        store.put(name, b"")
+    await ledger.take_in(BUCKET.topic, store.listing())
+    away, store.objects = store.objects, {}
+    async with watched(store, ledger):
+        await until(lambda: ledger._refusal is not None and "is empty" in ledger._refusal[0])
+        assert ledger.listed_ms is None
+        store.objects = away
+        await until(lambda: ledger.listed_ms is not None and ledger._refusal is None)
+        await ledger.finish(BUCKET.topic, [Finished(0, 1, "read"), Finished(1, 1, "read")])
+        store.objects, ledger.clock_ms = {}, 5
+        await until(lambda: ledger.listed_ms == 5)  # read and deleted
+
+
+async def test_whatever_a_listing_raises_is_told(store: MemoryStore, ledger: MemoryLedger) -> None:
+    store.fault = ObjectGone("404")
+    async with watched(store, ledger):
+        await until(lambda: ledger._refusal is not None and "ObjectGone" in ledger._refusal[0])
+        assert ledger.listed_ms is None
 
 
 async def test_a_name_too_long_for_the_ledger_is_refused(store: MemoryStore, ledger: MemoryLedger) -> None:

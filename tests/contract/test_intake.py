@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import NotEnoughReplicasError
+from aiokafka.producer.sender import SendProduceReqHandler
 
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
-from rollup_engine.errors import IntakeUnavailable
+from rollup_engine.errors import BrokerUnavailable, IntakeUnavailable
 from rollup_engine.intake.door import EVENT_BYTES_MAX, Submitted
+from rollup_engine.runtime import intake_producer, kafka_clients
 from rollup_engine.runtime.intake import Intake
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from tests.unit.route.specs import event, event_type
@@ -61,13 +66,19 @@ def submitted(count: int, **changes: Any) -> list[Submitted]:
     return [Submitted(event(id=f"{n}", **changes), "download", str(n)) for n in range(count)]
 
 
-async def test_a_topic_that_comes_later(bed: Bed) -> None:
+async def test_a_topic_that_comes_later(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_producer, "ASK_AGAIN_SECONDS", 0.2)
     for _ in range(2):
         with pytest.raises(IntakeUnavailable, match="does not exist"):
             await bed.intake.take(submitted(2))
     assert await bed.log.partitions(bed.topic) == 0, "it was not made by asking for it"
     await bed.create()
-    await bed.intake.take(submitted(2))
+    async with asyncio.timeout(10):
+        while True:  # asked again after a while
+            with suppress(IntakeUnavailable):
+                await bed.intake.take(submitted(2))
+                break
+            await asyncio.sleep(0.1)
     assert sum(map(len, await bed.records())) == 2
 
 
@@ -96,3 +107,54 @@ async def test_a_topic_of_small_batches(apache: str) -> None:
         assert "2,000 at a time" in judged.errors[-1][0]
         assert sorted(one for values in await bed.records() for one in values) == sorted(one.value for one in many)
         await bed.intake.close()
+
+
+async def test_a_topic_that_may_not_be_described(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is missing for its own events only."""
+    partitions = KafkaLog.partitions
+
+    async def told(log: KafkaLog, topic: str) -> int:
+        if topic == "forbidden":
+            raise BrokerUnavailable("TopicAuthorizationFailedError")
+        return await partitions(log, topic)
+
+    await bed.create()
+    forbidden = event_type("secret").model_copy(update={"kafka_topics": ("forbidden",)})
+    bed.config = Config(events=(forbidden, *bed.config.events))
+    monkeypatch.setattr(KafkaLog, "partitions", told)
+    await bed.intake.take(submitted(2))
+    with pytest.raises(IntakeUnavailable, match="may not be used"):
+        await bed.intake.take([Submitted(event(), "secret", "1")])
+
+
+async def test_a_closed_producer_tries_nothing_any_more(apache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka's own `stop` would wait for ever for what a topic does not take, and then be left running."""
+
+    def refused(handler: SendProduceReqHandler, response: Any) -> None:
+        short = NotEnoughReplicasError.errno
+        response.topics = [(name, [(one[0], short, *one[2:]) for one in parts]) for name, parts in response.topics]
+        handle(handler, response)
+
+    handle = SendProduceReqHandler.handle_response
+    monkeypatch.setattr(SendProduceReqHandler, "handle_response", refused)
+    monkeypatch.setattr(kafka_clients, "_STOP_SECONDS", 0.2)
+    async with KafkaLog.connect({"bootstrap_servers": apache}) as log:
+        bed = Bed(log)
+        await bed.create()
+        bed.intake = Intake(
+            Settings(_env_file=None, ingest_timeout_s=0.5),  # type: ignore[call-arg]
+            bed._config,
+            address=lambda _: apache,
+        )
+        with pytest.raises(IntakeUnavailable):
+            await bed.intake.take(submitted(1))
+        await bed.intake._connection.ready()
+        with pytest.raises(IntakeUnavailable, match="did not acknowledge"):
+            await bed.intake.take(submitted(1))
+        producer = bed.intake._connection._producer
+        assert producer is not None
+        assert producer.left_behind[bed.topic] > 0
+        await bed.intake.close()
+        await asyncio.sleep(0)
+        assert producer._producer._sender.sender_task.done()
+        assert producer.left_behind.total() == 0

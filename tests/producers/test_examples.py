@@ -49,6 +49,26 @@ def test_a_refusal_is_shown_and_takes_nothing_from_the_others(
 
 
 @pytest.mark.parametrize("running", ["embedded"], indirect=True)
+def test_good_ones_of_a_request_with_one_id_for_two_events_are_sent_again(
+    running: Running, http_producer: list[str], tmp_path: Path
+) -> None:
+    customer = f"customer-{uuid4().hex}"
+    made = calls(customer, distinct=4, repeated=0)
+    other = made[3] | {"tokens": made[3]["tokens"] + 1}
+    takes_events = http_producer[-1].endswith(".sh")
+    sent = [*made, other]
+    file = ndjson(tmp_path / "calls.ndjson", [event_of(call) for call in sent] if takes_events else sent)
+    done = running.run([*http_producer, str(file)])
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert said.count("its key stands in this call for events with different bodies") == 2
+    assert said.count("send it again") == (3 if takes_events else 0), "a shell script leaves that to its reader"
+    if not takes_events:
+        assert "3 of 5 acknowledged" in done.stdout
+        until("the totals of the others", lambda: asyncio.run(running.totals(customer)) == recount(made[:3]))
+
+
+@pytest.mark.parametrize("running", ["embedded"], indirect=True)
 def test_a_request_that_is_refused_as_a_whole_is_not_taken_for_acknowledged(
     running: Running, http_producer: list[str], tmp_path: Path
 ) -> None:

@@ -182,6 +182,9 @@ class GatedLog:
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         return await self._log.bounds(topic, partition)
 
+    async def known_ms_ago(self, topic: str) -> int:
+        return await self._log.known_ms_ago(topic)
+
     async def reader(self, topic: str, partition: int, offset: int) -> GatedReader:
         reader = GatedReader(self._session, self._log, topic, partition)
         reader.seek(offset)

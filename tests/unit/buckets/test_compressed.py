@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import tracemalloc
+import zlib
 
 import pytest
 
+from rollup_engine.buckets import compressed
 from rollup_engine.buckets.compressed import WINDOW_LOG_MAX, BrokenStream, chunks
+from rollup_engine.buckets.rows import Format
 from tests.unit.buckets.objects import compress, read, zstd
 
 GARBLED = b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20
-LINES = b"".join(b'{"id": "%d"}\n' % number for number in range(200_000))
+LINES = b"".join(b'{"id": "%d"}\n' % number for number in range(100_000))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst", ".GZ"])
@@ -20,7 +23,7 @@ def test_a_stream_cut_in_half_gives_what_is_in_its_first_half(suffix: str) -> No
     data = compress(LINES, suffix.lower())
     found, damage = read("ndjson", data[: len(data) // 2], f"x.ndjson{suffix}")
     assert damage is not None
-    assert len(found) > 50_000
+    assert len(found) > 25_000
     assert damage.line == found[-1].line + 1
     assert damage.reason.startswith(
         "the compressed data break off: Compressed file ended before the end-of-stream marker"
@@ -33,9 +36,9 @@ def test_a_flipped_byte_is_damage_and_not_an_event(suffix: str) -> None:
     data[len(data) * 3 // 4 + 9] ^= 0x55
     found, damage = read("ndjson", bytes(data), f"x{suffix}")
     assert damage is not None
-    assert damage.line == found[-1].line + 1
-    assert len(found) > 100_000
-    assert [row.value for row in found[:100_000]] == LINES.splitlines()[:100_000]
+    assert damage.line > found[-1].line
+    assert len(found) > 50_000
+    assert [row.value for row in found[:50_000]] == LINES.splitlines()[:50_000]
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
@@ -56,8 +59,8 @@ def test_garbage_behind_the_last_member_is_damage() -> None:
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 @pytest.mark.parametrize("format_", ["ndjson", "csv"])
 def test_a_bomb_takes_no_memory(suffix: str, format_: str) -> None:
-    """300 MB of zeros, without a line's end, in 0.3 MB."""
-    member = compress(bytes(30_000_000), suffix)
+    """100 MB of zeros, without a line's end, in 0.1 MB."""
+    member = compress(bytes(10_000_000), suffix)
     stream = member * 10
     tracemalloc.start()
     try:
@@ -70,7 +73,7 @@ def test_a_bomb_takes_no_memory(suffix: str, format_: str) -> None:
         assert (found, damage is not None and damage.line) == ([], 1)
     else:
         assert [row.why for row in found] == [
-            ("record_too_large", "the record has 300,000,000 bytes; 1,048,576 are allowed")
+            ("record_too_large", "the record has 100,000,000 bytes; 1,048,576 are allowed")
         ]
 
 
@@ -80,6 +83,27 @@ def test_a_frame_that_asks_for_more_memory_than_allowed_is_refused() -> None:
     frame = compressor.compress(b"1\n" * 1000) + compressor.flush()
     with pytest.raises(BrokenStream, match="too much memory"):
         list(chunks(io.BytesIO(frame), "x.zst"))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "error"),
+    [
+        (".gz", MemoryError()),
+        (".gz", zlib.error("Error -4 while decompressing data: insufficient memory")),
+        (".zst", zstd.ZstdError("Unable to decompress Zstandard data: Allocation error : not enough memory")),
+    ],
+)
+@pytest.mark.parametrize("format_", ["ndjson", "csv"])
+def test_no_memory_for_a_moment_is_no_damage(
+    monkeypatch: pytest.MonkeyPatch, suffix: str, error: Exception, format_: Format
+) -> None:
+    class Starving:
+        def read1(self, size: int) -> bytes:
+            raise error
+
+    monkeypatch.setattr(compressed, "_decompressing", lambda *_: (Starving(), (zlib.error, zstd.ZstdError)))
+    with pytest.raises(MemoryError):
+        read(format_, b"1", f"x{suffix}")
 
 
 def test_gzip_takes_what_gzip_takes() -> None:

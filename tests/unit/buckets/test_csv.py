@@ -161,6 +161,8 @@ def test_what_an_open_quote_swallows_is_never_guessed_at(content: bytes, line: i
         (b"a,a.b", "the columns 'a' and 'a.b' exclude each other"),
         (b"a.b.c,a.b", "the columns 'a.b.c' and 'a.b' exclude each other"),
         (b"id,\xff", "it is no UTF-8 text"),
+        (b"id," + b"a." * 200 + b"b", "column 2 is nested deeper than 200 levels"),
+        (b"a." * 500_000 + b"b", "column 1 is nested deeper than 200 levels"),
         (b'id,"b"c', "the line is no CSV: ',' expected after '\"'"),
         (b"x" * (RECORD_BYTES_MAX + 1), "the record has 1,048,577 bytes; 1,048,576 are allowed"),
     ],
@@ -170,6 +172,11 @@ def test_a_header_that_names_no_columns_damages_the_object(header: bytes, proble
     assert found == []
     assert damage is not None
     assert (damage.line, damage.reason) == (1, f"the header line cannot be used: {problem}")
+
+
+def test_a_header_nests_as_deep_as_events_may() -> None:
+    (row,), damage = read("csv", b"a." * 199 + b"b\n1\n", "x.csv")
+    assert (damage, row.value.count(b"{"), row.why) == (None, 200, None)
 
 
 def test_a_stream_that_breaks_off_within_a_record_is_damaged_at_its_first_line() -> None:

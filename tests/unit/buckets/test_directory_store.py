@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollup_engine.buckets import directory, listing
@@ -34,6 +35,7 @@ def wanted(name: str) -> bool:
 
 
 class TestListing:
+    @settings(max_examples=50)
     @given(names=NAMES, after=st.lists(PART, max_size=3).map("/".join), window=st.integers(1, 5))
     def test_files_come_in_the_order_of_their_whole_names(self, names: list[str], after: str, window: int) -> None:
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as root:
@@ -95,10 +97,10 @@ class TestListing:
         assert peak < 600_000
 
     async def test_no_such_directory(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreRefused, match=r"there is no directory .*/nowhere"):
+        with pytest.raises(StoreRefused, match=rf"^there is no directory {tmp_path}/nowhere\."):
             await listed(open_store(f"{tmp_path.as_uri()}/nowhere/"))
         (tmp_path / "file").touch()
-        with pytest.raises(StoreRefused, match=r"there is no directory .*/file"):
+        with pytest.raises(StoreRefused, match=rf"^there is no directory {tmp_path}/file\."):
             await listed(open_store(f"{tmp_path.as_uri()}/file"))
 
     @pytest.mark.parametrize(
@@ -111,13 +113,30 @@ class TestListing:
     async def test_a_directory_that_cannot_be_read_is_never_an_empty_one(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, raised: type[Exception], says: str
     ) -> None:
-        def fail(path: str) -> None:
-            error.filename = path
+        def fail(path: bytes) -> None:
+            error.filename = path + b"\xff/"
             raise error
 
         monkeypatch.setattr(listing.os, "scandir", fail)
-        with pytest.raises(raised, match=says):
+        with pytest.raises(raised, match=says) as said:
             await listed(open_store(tmp_path.as_uri()))
+        assert f"{tmp_path}/\\xff" in str(said.value)  # text that can be stored and logged
+
+    @pytest.mark.usefixtures("settled")
+    async def test_a_directory_replaced_while_it_is_listed_is_listed_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else what is not listed because of it would be taken for deleted."""
+        monkeypatch.setattr(directory, "PAGE_MAX", 1)
+        for name in ("a", "b/c"):
+            (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "d" / name).touch()
+        pages = open_store(f"{tmp_path.as_uri()}/d").pages()
+        assert [found.name for found in await anext(pages)] == ["a"]
+        (tmp_path / "d").rename(tmp_path / "away")
+        (tmp_path / "d").mkdir()
+        with pytest.raises(StoreUnavailable, match=rf"^{tmp_path}/d/ was mounted or replaced while it was listed"):
+            await anext(pages)
 
     @pytest.mark.usefixtures("settled")
     async def test_a_name_that_is_no_text_is_said_and_not_passed_over(self, tmp_path: Path) -> None:
@@ -166,10 +185,29 @@ class TestReading:
         (tmp_path / "x").write_bytes(b"old")
         store, found = await self.only(tmp_path)
         (tmp_path / "new").write_bytes(b"new")
-        os.utime(tmp_path / "new", ns=(0, (tmp_path / "x").stat().st_mtime_ns))
         (tmp_path / "new").rename(tmp_path / "x")
         with pytest.raises(ObjectChanged):
             store.open(found.name, found.etag)
+
+    async def test_a_copy_of_the_same_time_and_size_is_the_same_object(self, tmp_path: Path) -> None:
+        """As after a restore, or a move to another disk."""
+        (tmp_path / "x").write_bytes(b"old")
+        store, found = await self.only(tmp_path)
+        shutil.copy2(tmp_path / "x", tmp_path / "copy")
+        (tmp_path / "copy").rename(tmp_path / "x")
+        assert await listed(store) == [found]
+        assert store.open(found.name, found.etag).read() == b"old"
+
+    async def test_a_directory_that_is_away_takes_no_file_along(self, tmp_path: Path) -> None:
+        root = tmp_path / "d"
+        root.mkdir()
+        (root / "x").write_bytes(b"old")
+        store, found = await self.only(root)
+        root.rename(tmp_path / "away")
+        with pytest.raises(StoreRefused, match=rf"^there is no directory {root}\. Make it, mount it"):
+            store.open(found.name, found.etag)
+        (tmp_path / "away").rename(root)
+        assert store.open(found.name, found.etag).read() == b"old"
 
     async def test_a_file_that_is_gone_or_a_directory_now(self, tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"old")

@@ -93,6 +93,7 @@ def test_rows_are_those_that_were_written(data: st.DataObject, rows_max: int, gr
 MICROSECONDS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999))  # noqa: DTZ001
 
 
+@settings(max_examples=30)
 @given(at=st.lists(st.none() | MICROSECONDS, min_size=1, max_size=4), zone=st.sampled_from([None, "UTC", "Asia/Tokyo"]))
 def test_timestamps_are_rfc_3339_in_utc(at: list[datetime | None], zone: str | None) -> None:
     ticks = [None if value is None else (value - datetime(1970, 1, 1)) // timedelta(microseconds=1) for value in at]  # noqa: DTZ001
@@ -283,9 +284,26 @@ def test_what_the_store_raises_comes_through_and_is_no_damage() -> None:
     assert 3 < reads < 19
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        pa.ArrowMemoryError("malloc of size 30000064 failed"),
+        OSError("ZSTD decompression failed: Allocation error : not enough memory"),
+        OSError("Couldn't deserialize thrift: std::bad_alloc"),
+    ],
+)
+def test_no_memory_for_a_moment_is_no_damage(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    with pytest.raises(MemoryError):
+        read("parquet", CONTENT, "x")
+
+
 def test_a_row_group_is_never_held_as_a_whole() -> None:
-    big = pa.table({"a": ["x" * 1000] * 40_000, "b": list(range(40_000))})
-    content = written(big, row_group_size=40_000, use_dictionary=False, compression="none", data_page_size=100_000)
+    big = pa.table({"a": ["x" * 1000] * 20_000, "b": list(range(20_000))})
+    content = written(big, row_group_size=20_000, use_dictionary=False, compression="none", data_page_size=100_000)
     stream = _Watched(content)
     before = pa.total_allocated_bytes()
     peak = 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.config.loader import load
-from rollup_engine.intake.cloudevents import Key, Unreadable, read
+from rollup_engine.intake.cloudevents import Key, Unreadable, _read, read
 from rollup_engine.intake.door import Door, Request
 
 ROLLUPS = Path(__file__).resolve().parents[3] / "examples" / "cloudevents" / "rollups"
@@ -80,6 +80,21 @@ def test_what_is_no_object_is_one_bad_event_among_others() -> None:
     numbers = b'{"specversion": 1e999}'
     found = read(b"[3, [], null, " + numbers + b", " + json.dumps(GOOD).encode() + b"]", 5, batched=True)
     assert [bool(event.errors) for event in found] == [True, True, True, True, False]
+
+
+def test_half_a_surrogate_pair_costs_the_others_nothing() -> None:
+    bad = json.dumps(GOOD | {"id": "@"}).replace("@", "\\ud800")
+    good, other = read(f"[{json.dumps(GOOD)}, {bad}]".encode(), 2, batched=True)
+    assert (list(good.errors), len(other.errors), Key.of(other.key)) == ([], 1, ("/s", "\ufffd"))
+    (only,) = read(bad.encode(), 1, batched=False)
+    assert "surrogate" in only.errors[0]
+
+
+@pytest.mark.parametrize("name", ["specversion", "id", "data"])
+def test_whatever_is_nested_is_read_or_refused(name: str) -> None:
+    for depth in range(880, 1_010):
+        value = json.dumps(GOOD | {name: "@"}).replace('"@"', "[" * depth + "]" * depth)
+        _read(value.encode(), (), 0)  # whatever stack is left for it
 
 
 def test_events_without_a_key_take_nothing_from_the_others() -> None:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollup_engine.config.model import Config, EventType
+from rollup_engine.intake import door as door_module
 from rollup_engine.intake.door import EVENT_BYTES_MAX, Door, Judged, Request, Submitted, by_topic
+from rollup_engine.route.decode import Decoder
 from rollup_engine.route.router import Router
 from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
@@ -200,3 +202,40 @@ class TestRefusals:
     def test_no_key_is_no_key_in_common(self) -> None:
         events = [Submitted(event(), "download", ""), Submitted(event(bytes=1), "download", "")]
         assert errors([self.DOWNLOAD], *events) == ["", ""]
+
+
+class TestCost:
+    """Bodies made to be dear: each would cost 20 times as much if it were looked at per topic, or per key."""
+
+    def test_many_events_under_the_key_of_a_large_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        compacted, compact = [], door_module._compact
+        monkeypatch.setattr(door_module, "_compact", lambda value: compacted.append(len(value)) or compact(value))
+        first = event(more="x" * 500_000)
+        spaced = [Submitted(first.replace(b'":', b'": ' + b" " * n), "download", "k") for n in range(5)]
+        small = [Submitted(event(n=n), "download", "k") for n in range(200)]
+        found = errors([TestRefusals.DOWNLOAD], Submitted(first, "download", "k"), *spaced, *small)
+        assert all("its key stands" in one for one in found)
+        assert sum(compacted) < sum(len(one.value) for one in spaced) + 2 * len(first)
+
+    def test_what_no_topic_asks_for_is_not_decoded_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        types = [on([f"t{n}"], event_type(f"e{n}", match={"kind": f"e{n}"})) for n in range(20)]
+        decoded, decode = [], Decoder.decode
+        monkeypatch.setattr(Decoder, "decode", lambda self, values: decoded.extend(values) or decode(self, values))
+        judged = judge(types, *(Submitted(event(kind=f"e{n % 20}"), "", str(n)) for n in range(100)))
+        assert [topics for (topics,) in judged.topics] == [f"t{n % 20}" for n in range(100)]
+        assert len(decoded) == 200, "once for `match`, once for its topic"
+
+    def test_no_more_is_decoded_at_a_time_than_a_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(door_module, "PART_BYTES", 1_000)
+        sizes, decode = [], Decoder.decode
+
+        def seen(decoder: Decoder, values: list[bytes]) -> list[object]:
+            sizes.append((len(values), sum(map(len, values))))
+            return decode(decoder, values)
+
+        monkeypatch.setattr(Decoder, "decode", seen)
+        types = [on(["a"], event_type(match={"kind": "x"}))]
+        sent = [Submitted(event(kind="x", more="x" * (2_000 if n == 7 else n)), "", str(n)) for n in range(30)]
+        assert errors(types, *sent) == [""] * 30
+        assert all(size <= 1_000 or count == 1 for count, size in sizes)
+        assert sum(count for count, _ in sizes) == 60

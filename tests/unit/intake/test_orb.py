@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollup_engine.intake.orb import Unreadable, read
+from rollup_engine.intake.orb import Unreadable, _read, read
 from tests.unit.route.test_router_against_naive import values
 
 GOOD: dict[str, Any] = {
@@ -108,7 +109,8 @@ def test_a_timestamp_without_offset_is_utc() -> None:
         (b"{", "not JSON"),
         (b'{"events":[{"a":1,}]}', "not JSON"),
         (b'{"events":["\xff"]}', "not UTF-8"),
-        (b'{"events":["\\ud800"]}', "not JSON"),
+        (b'{"events":["\\ud8"]}', "not JSON"),
+        (b'{"events":["\\ud800", \\ud800]}', "not JSON"),
         (b'{"events":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
         (b"[]", "must be"),
         (b"{}", "must be"),
@@ -119,6 +121,33 @@ def test_a_timestamp_without_offset_is_utc() -> None:
 def test_bodies_without_events(body: bytes, words: str) -> None:
     with pytest.raises(Unreadable, match=words):
         read(body, 2)
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDFff\\ud83d", "\\ud83d\\u0041", "\\\\\\udc00"])
+def test_half_a_surrogate_pair_costs_the_others_nothing(half: str) -> None:
+    good = event(idempotency_key="g", properties={"x": "\\ud800", "y": "😀", "z": '\ue000"\\'})
+    bad = json.dumps(event(idempotency_key="b@", properties={"x": "@"})).replace("@", half)
+    body = f'{{"events":[{json.dumps(good)}, {bad}, {json.dumps(good, ensure_ascii=False)}]}}'
+    first, second, third = read(body.encode(), 3)
+    assert (first.value, first.errors, third.errors) == (json.dumps(good).encode(), [], [])
+    assert second.errors == ["its text holds half a surrogate pair, as in \\ud800"]
+    assert second.key.startswith("b")
+    assert "\ufffd" in second.key
+
+
+def test_half_surrogates_take_no_longer_than_their_bytes() -> None:
+    body = b'{"events":[%s]}' % b",".join(b'"%s"' % (b"\\n\\ud800" * 1_000) for _ in range(300))
+    begun = time.monotonic()
+    assert all(one.errors for one in read(body, 300))
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("changes", [{"event_name": 1}, {"timestamp": "2024-03-14T10:09:58"}, {"customer_id": None}])
+@pytest.mark.parametrize("name", ["properties", "event_name", "customer_id"])
+def test_whatever_is_nested_is_read_or_refused(name: str, changes: dict[str, Any]) -> None:
+    for depth in range(880, 1_010):
+        one = json.dumps(event(**(changes | {name: "@"}))).replace('"@"', '{"a":' + "[" * depth + "]" * depth + "}")
+        _read(one.encode(), ())  # whatever stack is left for it
 
 
 @given(st.lists(values, max_size=4), st.booleans())

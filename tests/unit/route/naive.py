@@ -220,7 +220,8 @@ class NaiveRouter:
             except Rejected as why:
                 self.rows.append({**rejected, "event": event.event, "primary": primary, "reason": str(why)})
             else:
-                future = row["timestamp_ms"] > min(record_ms, self.now_ms) + event.max_future_ms
+                as_of_ms = self.now_ms if self.topic.startswith("bucket.") else min(record_ms, self.now_ms)
+                future = row["timestamp_ms"] > as_of_ms + event.max_future_ms
                 watermark = watermark if future else max(watermark, row["timestamp_ms"])
                 late = event.grace_ms is not None and row["timestamp_ms"] < watermark - event.grace_ms
                 row |= {"table": f"event:{event.event}", "to": row["id_hash"] % self.partitions, "offset": offset}

@@ -11,9 +11,10 @@ from rollup_engine.ports import MALFORMED_CSV, OBJECT_DAMAGED, Unreadable
 from rollup_engine.route.router import Router
 from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
-from tests.unit.route.specs import CSV, NOW_MS, a_sum, event, event_type, one, route
+from tests.unit.route.specs import CSV, HOUR_MS, NOW_MS, a_sum, event, event_type, one, route
 
 CELLS = event_type(at="ts", unit="ms", sums=[a_sum("bytes", minimum="0")], bucket=CSV)
+DAY_MS = 24 * HOUR_MS
 AS_JSON = CELLS.model_copy(update={"bucket": CSV.model_copy(update={"format": "ndjson"})})
 
 
@@ -94,3 +95,15 @@ def test_a_time_that_is_text_stays_text() -> None:
     assert one(event(), by_text)["timestamp_ms"] == NOW_MS
     tables, _ = route([event(at=str(NOW_MS))], by_text)
     assert [row["reason"] for row in tables["rejected"]] == ["invalid_timestamp"]
+
+
+def test_the_future_of_a_buckets_row_is_as_of_its_reading() -> None:
+    """What is read may be newer than the first listing of its name, whose time the record has."""
+    rows = [(HOUR_MS, False), (DAY_MS, False), (DAY_MS + 299_000, False), (DAY_MS + 301_000, True)]
+    records = [
+        MemoryRecord(number, NOW_MS, event(id=str(number), ts=str(NOW_MS + ahead_ms), bytes="1"))
+        for number, (ahead_ms, _) in enumerate(rows)
+    ]
+    after = routed(CELLS).route(RouteState(), records, NOW_MS + DAY_MS)
+    assert after.tables[0]["event:download"]["future"].to_list() == [future for _, future in rows]
+    assert after.state.watermarks == {"download": NOW_MS + DAY_MS + 299_000}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,29 +22,34 @@ async def config() -> Config:
 class Producer:
     """Stands for one connection: what was sent, and answers when the test says so."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, topics: Sequence[str] = ()) -> None:
         self.address, self.closed = address, False
-        self.bytes_left_behind = 0
+        self.left_behind: Counter[str] = Counter()
+        self.stuck: set[str] = set()  # topics that acknowledge nothing
         self.sent: list[tuple[list[bytes], asyncio.Future[Any]]] = []
         self.answers: Callable[[asyncio.Future[Any]], None] = lambda future: future.set_result(None)
-        self.batch_bytes_max = 1_000_000
-        self.missing: set[str] = set()
+        self.batch_bytes = dict.fromkeys(topics, 1_000_000)
+        self.asked: list[list[str]] = []
+        self.there: Callable[[list[str]], Awaitable[Mapping[str, int]]] | None = None  # what Kafka says when asked
 
-    async def batch_bytes(self, topics: Iterable[str]) -> Mapping[str, int]:
-        return {topic: self.batch_bytes_max for topic in topics if topic not in self.missing}
+    async def ask(self, topics: Iterable[str]) -> None:
+        self.asked.append(sorted(set(topics) - self.batch_bytes.keys()))
+        if self.there is not None:
+            self.batch_bytes |= await self.there(self.asked[-1])
 
     async def send(
         self, topic: str, values: Sequence[bytes], now_ms: int, sent: list[tuple[asyncio.Future[Any], int]]
     ) -> None:
         future = asyncio.get_running_loop().create_future()
         self.sent.append((list(values), future))
-        self.answers(future)
+        if topic not in self.stuck:
+            self.answers(future)
         future.add_done_callback(lambda done: done.exception())
         sent.append((future, sum(map(len, values))))
 
-    def leave(self, future: asyncio.Future[Any], size: int) -> None:
-        self.bytes_left_behind += size
-        future.add_done_callback(lambda _: setattr(self, "bytes_left_behind", self.bytes_left_behind - size))
+    def leave(self, topic: str, future: asyncio.Future[Any], size: int) -> None:
+        self.left_behind[topic] += size
+        future.add_done_callback(lambda _: self.left_behind.subtract({topic: size}))
 
     async def close(self) -> None:
         self.closed = True
@@ -65,7 +71,7 @@ class Kafka:
         await self.gate.wait()
         if self.away is not None:
             raise self.away
-        self.made.append(Producer(address))
+        self.made.append(Producer(address, topics))
         return self.made[-1]
 
     def intake(self, config: Callable[[], Awaitable[Config]] = config, **changes: Any) -> Intake:

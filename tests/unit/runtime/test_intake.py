@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
-from aiokafka.errors import KafkaError, NotLeaderForPartitionError, OutOfOrderSequenceNumber
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+)
 
-from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, IntakeUnavailable
-from rollup_engine.intake.door import Judged, Submitted
+from rollup_engine.intake.door import Door, Judged, Request, Submitted
 from rollup_engine.runtime import intake as intake_module
+from rollup_engine.runtime import intake_connection
 from rollup_engine.runtime.intake_producer import batches, fits
-from tests.unit.route.specs import event, event_type
+from tests.unit.route.specs import event
 from tests.unit.runtime.fake_producer import Kafka
 
 MB = 1 << 20
@@ -75,13 +82,13 @@ async def test_no_acknowledgement_in_time() -> None:
     large = [submitted(str(n), more="x" * 900_000) for n in range(10)]
     with pytest.raises(IntakeUnavailable, match=r"within 0\.1 s"):
         await intake.take(large)
-    assert 9 * MB > producer.bytes_left_behind > 8 * MB
+    assert 9 * MB > producer.left_behind.total() > 8 * MB
     with pytest.raises(IntakeUnavailable, match="Too many events wait"):
         await intake.take(large)
     assert len(producer.sent) == 2, "of what is refused at once nothing is sent"
     producer.sent[1][1].set_result(None)
     await asyncio.sleep(0)
-    assert producer.bytes_left_behind == 0
+    assert producer.left_behind.total() == 0
     producer.answers = lambda future: future.set_result(None)
     await intake.take(large)
     assert len(kafka.made) == 1
@@ -110,7 +117,7 @@ async def test_kafka_away_from_the_start_and_back() -> None:
             await intake.take([submitted()])
     assert kafka.tries == 1, "not asked by every request"
     kafka.away = None
-    intake._failed = None  # a second later
+    intake._connection._failed = None  # a second later
     await intake.take([submitted()])
     assert kafka.tries == 2
 
@@ -131,6 +138,7 @@ async def test_connecting_takes_longer_than_a_request_has() -> None:
     ("error", "renewed"),
     [
         (OutOfOrderSequenceNumber(), True),
+        (ProducerClosed(), True),
         (KafkaError("Unexpected error during batch delivery"), True),
         (NotLeaderForPartitionError(), False),
     ],
@@ -166,13 +174,61 @@ async def test_a_long_silence_ends_the_connection(monkeypatch: pytest.MonkeyPatc
     intake = kafka.intake()
     await intake.take([submitted()])
     kafka.made[0].answers = lambda future: None
+    monkeypatch.setattr(intake_connection, "SILENCE_SECONDS_MAX", 0.1)
     with pytest.raises(IntakeUnavailable):
         await intake.take([submitted()])
     assert not kafka.made[0].closed
-    monkeypatch.setattr(intake_module, "SILENCE_SECONDS_MAX", 0.0)
-    with pytest.raises(IntakeUnavailable):
-        await intake.take([submitted()])
+    async with asyncio.timeout(5):
+        while not kafka.made[0].closed:
+            await asyncio.sleep(0.01)
     await intake.take([submitted()])
+    assert [one.closed for one in kafka.made] == [True, False]
+
+
+async def test_what_a_closing_connection_holds_counts_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = Kafka()
+    intake = kafka.intake(ingest_held_mb=16)
+    await intake.take([submitted()])
+    (producer,), ends = kafka.made, asyncio.Event()
+    producer.answers, producer.close = lambda future: None, ends.wait  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(intake_connection, "SILENCE_SECONDS_MAX", 0.0)
+    large = [submitted(str(n), more="x" * 900_000) for n in range(10)]
+    with pytest.raises(IntakeUnavailable, match="did not acknowledge"):
+        await intake.take(large)
+    await asyncio.sleep(0.01)
+    with pytest.raises(IntakeUnavailable, match="Too many"):
+        await intake.take(large)
+    ends.set()
+    await asyncio.sleep(0.01)
+    await intake.take(large)
+    assert len(kafka.made) == 2
+
+
+async def test_a_full_house_looks_whether_kafka_moved() -> None:
+    """Otherwise nobody would: nothing is sent any more that could time out."""
+    kafka = Kafka()
+    intake = kafka.intake(ingest_held_mb=16)
+    await intake.take([submitted()])
+    kafka.made[0].answers = lambda future: None
+    large = [submitted(str(n), more="x" * 900_000) for n in range(10)]
+    with pytest.raises(IntakeUnavailable, match="did not acknowledge"):
+        await intake.take(large)
+    kafka.address = "two:9092"
+    with pytest.raises(IntakeUnavailable, match="Too many"):
+        await intake.take(large)
+    await asyncio.sleep(0.01)
+    await intake.take(large)
+    assert [one.address for one in kafka.made] == ["one:9092", "two:9092"]
+
+
+async def test_a_topic_that_refuses_does_not_renew_the_connection_every_time() -> None:
+    kafka = Kafka()
+    intake = kafka.intake()
+    await intake.take([submitted()])
+    kafka.made[0].answers = lambda future: future.set_exception(MessageSizeTooLargeError())
+    for words in ("did not take the events", "a moment ago", "a moment ago"):
+        with pytest.raises(IntakeUnavailable, match=words):
+            await intake.take([submitted()])
     assert [one.closed for one in kafka.made] == [True, False]
 
 
@@ -180,40 +236,26 @@ async def test_a_topic_of_small_batches() -> None:
     kafka = Kafka()
     intake = kafka.intake()
     await intake.take([submitted()])
-    kafka.made[0].batch_bytes_max = 1_000
+    kafka.made[0].batch_bytes["raw"] = 1_000
     judged = await intake.take([submitted("1"), submitted("2", more="x" * 1_000)])
     assert [one.key for one in judged.accepted] == ["1"]
     assert "its topic takes 1,000" in judged.errors[1][0]
     assert len(kafka.made[0].sent[-1][0]) == 1
 
 
-async def test_trouble_with_one_topic_is_no_matter_of_others() -> None:
-    """Though the requests are judged and sent together."""
+async def test_a_large_call_is_judged_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "GROUP_BYTES", 10_000)
+    kafka, judge, calls = Kafka(), Door.judge, []
 
-    async def config() -> Config:
-        return Config(
-            events=tuple(event_type(name).model_copy(update={"kafka_topics": (name,)}) for name in ("one", "two"))
-        )
+    def judged(door: Door, requests: list[Request], now_ms: int) -> list[Judged]:
+        calls.append((len(requests), threading.current_thread() is threading.main_thread()))
+        return judge(door, requests, now_ms)
 
-    kafka = Kafka()
-    intake = kafka.intake(config)
-    calls = [[Submitted(event(), name, "1") for name in names] for names in (["one"], ["two"], ["one", "two"], ["x"])]
-    await intake.take(calls[2])
-    (producer,) = kafka.made
-    for trouble in (lambda: producer.missing.add("two"), lambda: setattr(producer, "answers", fail_of_two)):
-        producer.missing.clear()
-        producer.sent.clear()
-
-        def fail_of_two(future: asyncio.Future[object]) -> None:
-            if len(producer.sent) == 1:  # of topic `one`, which comes first
-                future.set_result(None)
-
-        trouble()
-        one, two, both, none = await asyncio.gather(*map(intake.take, calls), return_exceptions=True)
-        assert isinstance(one, Judged)
-        assert isinstance(none, Judged)
-        assert isinstance(two, IntakeUnavailable)
-        assert isinstance(both, IntakeUnavailable)
+    monkeypatch.setattr(Door, "judge", judged)
+    intake = kafka.intake(ingest_timeout_s=5)
+    sizes = (6_000, 3_000, 6_000, 20_000, 100)
+    await asyncio.gather(*(intake.take([submitted(str(n), more="x" * n)]) for n in sizes))
+    assert sorted(calls) == [(1, False), (1, True), (1, True), (2, True)], "groups are closed by bytes as well"
 
 
 async def test_a_request_that_is_given_up_harms_no_other() -> None:
