@@ -16,15 +16,16 @@ demo: $(RUNTIME)  ## Real traffic through the whole pipeline, ending in a reconc
 	@$(BIN)/rollup-engine demo
 
 # Side by side, for most tests wait most of the time; the simulation takes what processor time the others leave.
-test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 12 minutes on two cores)
+LONG := tests/faults tests/acceptance tests/producers
+test: $(DEV)  ## All tests, on real Kafka and PostgreSQL (about 14 minutes on two cores)
 	@mkdir -p .cache
-	@echo "Three runs side by side: first the simulation's output, then that of the fault matrix and of all other tests."
-	@$(BIN)/python -m pytest tests/faults > .cache/faults.log 2>&1 & faults=$$!; \
-	$(BIN)/python -m pytest --ignore tests/simulation --ignore tests/faults > .cache/tests.log 2>&1 & others=$$!; \
+	@echo "Three runs side by side: first the simulation's output, then that of whole deployments, then of all others."
+	@$(BIN)/python -m pytest $(LONG) > .cache/long.log 2>&1 & long=$$!; \
+	$(BIN)/python -m pytest --ignore tests/simulation $(LONG:%=--ignore %) > .cache/tests.log 2>&1 & others=$$!; \
 	nice $(BIN)/python -m pytest tests/simulation; simulation=$$?; \
-	wait $$faults; faults=$$?; cat .cache/faults.log; \
+	wait $$long; long=$$?; cat .cache/long.log; \
 	wait $$others; others=$$?; cat .cache/tests.log; \
-	exit $$((simulation | faults | others))
+	exit $$((simulation | long | others))
 
 faults: $(DEV)  ## The fault matrix on Apache Kafka: every row with 200,000 live events, one line each
 	@$(BIN)/python -m tests.faults
