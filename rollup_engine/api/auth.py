@@ -26,7 +26,6 @@ from rollup_engine.api.problems import Problem, problem_of
 from rollup_engine.api.services import DATABASE_SECONDS, Services
 from rollup_engine.runtime import api_keys
 from rollup_engine.runtime.api_keys import ApiKey
-from rollup_engine.runtime.database import transient
 
 PREFIXES: Final = ("/v1/", "/api/v1/")
 REALM: Final = 'Bearer realm="rollup-engine"'
@@ -103,21 +102,13 @@ class Authentication:
 
     async def _find_for_ingestion(self, text: str) -> ApiKey | None:
         services = self._services()
-        known = services.known_keys.get(text)
-        if known is not None and services.outage.known():
-            return known
-        try:
+
+        async def ask() -> ApiKey | None:
             key = await self._find(text)
-        except Exception as error:
-            if not transient(error):
-                raise
-            services.outage.began()
-            if known is None:
-                raise
-            return known
-        services.outage.over()
-        services.known_keys.put(text, key)
-        return key
+            services.known_keys.put(text, key)
+            return key
+
+        return await services.outage.bridged(services.known_keys.get(text), ask)
 
 
 def needs(scope: str, *, unbound: bool = False) -> Callable[[Request, object], ApiKey]:

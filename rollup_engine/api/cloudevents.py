@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from rollup_engine.api import ingest_documents as documents
 from rollup_engine.api.auth import Ingester
-from rollup_engine.api.ingesting import answered
+from rollup_engine.api.ingesting import answered, not_taken
 from rollup_engine.api.problems import MEDIA_TYPE, Problem
 from rollup_engine.api.services import Services
 from rollup_engine.runtime.api_keys import ApiKey
@@ -103,18 +103,13 @@ async def _take(request: Request, key: ApiKey, *, plain: bool = False) -> Respon
         from rollup_engine.intake import cloudevents as form  # brings polars along, as the line above does
 
         batched = kind == BATCHED or (kind == PLAIN and body.lstrip()[:1] == b"[")
-        try:
-            events = form.read(body, services.settings.ingest_events_max, batched=batched)
-        except form.Unreadable as error:
-            raise Problem(400, str(error), validation_failed=[]) from error
+        events = form.read(body, services.settings.ingest_events_max, batched=batched)
         judged = await intake.take(events, key.customer)
         failed = [
             {**form.Key.of(event.key)._asdict(), "validation_errors": list(errors)} for event, errors in judged.refused
         ]
         if failed:
-            words = "1 event was" if len(failed) == 1 else f"{len(failed)} events were"
-            detail = f"{words} not taken: see validation_failed. Every other event of this call was."
-            return Problem(400, detail, validation_failed=failed).response()
+            return not_taken({"validation_failed": failed})
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     return await answered(request, key, work)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from rollup_engine.api import ingest_documents as documents
 from rollup_engine.api.auth import Ingester
 from rollup_engine.api.formats import JSON
-from rollup_engine.api.ingesting import answered
+from rollup_engine.api.ingesting import answered, not_taken
 from rollup_engine.api.problems import Problem
 from rollup_engine.api.services import Services
 
@@ -48,10 +48,7 @@ async def ingest(
         intake = await services.intake()
         from rollup_engine.intake import orb  # brings polars along, as the line above does
 
-        try:
-            events = orb.read(body, services.settings.ingest_events_max)
-        except orb.Unreadable as error:
-            raise Problem(400, str(error), validation_failed=[]) from error
+        events = orb.read(body, services.settings.ingest_events_max)
         judged = await intake.take(events, key.customer)
         failed = [{"idempotency_key": event.key, "validation_errors": list(errors)} for event, errors in judged.refused]
         members: dict[str, Any] = {"validation_failed": failed}
@@ -59,9 +56,7 @@ async def ingest(
             times = Counter(event.key for event in judged.accepted)
             members["debug"] = {"ingested": list(times), "duplicate": [name for name, n in times.items() if n > 1]}
         if failed:
-            words = "1 event was" if len(failed) == 1 else f"{len(failed)} events were"
-            detail = f"{words} not taken: see validation_failed. Every other event of this call was."
-            return Problem(400, detail, **members).response()
+            return not_taken(members)
         return Response(msgspec.json.encode(members), headers={"Cache-Control": "no-store"}, media_type=JSON)
 
     return await answered(request, key, work)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from rollup_engine.runtime.api_keys import ApiKey, hash_of
+from rollup_engine.runtime.database import transient
 
 KEY_SECONDS_MAX: Final = 300.0
 KEYS_MAX: Final = 10_000
 PROBE_SECONDS: Final = 2.0
+
+Answer = TypeVar("Answer")
 
 
 class Outage:
@@ -23,6 +27,23 @@ class Outage:
 
     def __init__(self) -> None:
         self._probe_at: float | None = None  # None: it answers
+
+    async def bridged(self, known: Answer | None, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `ask` asks of Postgres; `known`, what it answered before, while it does not answer. Raises what `ask`
+        raises, where nothing is known, or it is no outage."""
+        if known is not None and self.known():
+            return known
+        try:
+            answer = await ask()
+        except Exception as error:
+            if not transient(error):
+                raise
+            self.began()
+            if known is None:
+                raise
+            return known
+        self.over()
+        return answer
 
     def known(self) -> bool:
         """True: do without it. False: ask it, and say what came of it, by `over` or `began`."""

@@ -29,7 +29,6 @@ from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import BrokerUnavailable, RollupError
 from rollup_engine.runtime import freshness, sql
-from rollup_engine.runtime.database import transient
 from rollup_engine.runtime.freshness import Tables, Tracker
 
 if TYPE_CHECKING:
@@ -122,22 +121,17 @@ class Services:
 
     async def config(self) -> Config:
         """The YAML in force; while Postgres does not answer, the one last loaded. Asked for once a second at most."""
-        loaded = self._loaded
-        if loaded is not None and (time.monotonic() - self._config_at < CONFIG_SECONDS or self.outage.known()):
-            return loaded[1]
-        self._config_at = time.monotonic()
-        try:
+        known = None if self._loaded is None else self._loaded[1]
+        if known is not None and time.monotonic() - self._config_at < CONFIG_SECONDS:
+            return known
+
+        async def ask() -> Config:
+            self._config_at = time.monotonic()
             async with asyncio.timeout(DATABASE_SECONDS):
                 generation = (await freshness.token(self.pool, self.settings.app_id))[2]
-                loaded = await self._load(generation)
-            self.outage.over()
-        except Exception as error:
-            if not transient(error):
-                raise
-            self.outage.began()
-            if loaded is None:
-                raise
-        return loaded[1]
+                return (await self._load(generation))[1]
+
+        return await self.outage.bridged(known, ask)
 
     async def current(self) -> Current:
         """What to answer a request by. Raises `Problem` 503 where the app id has not run yet."""

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple, Protocol
 from rollup_engine.buckets.store import Found
 
 Outcome = Literal["read", "damaged", "changed", "gone"]
-PROBLEMS: tuple[Outcome, ...] = ("damaged", "changed", "gone")
 
 
 class Object(NamedTuple):

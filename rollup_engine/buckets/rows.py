@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
-from rollup_engine.ports import RECORD_TOO_LARGE
-from rollup_engine.route.decode import RECORD_BYTES_MAX
+from rollup_engine.route import decode
 
 Format = Literal["ndjson", "csv", "parquet"]
 KEPT_BYTES = 512 << 10  # of a row that is no event
@@ -42,8 +41,9 @@ class Damaged(Exception):
 
 
 def too_large(size: int) -> tuple[str, str]:
-    """Why a row of `size` bytes is no event; in the words of `route.decode`."""
-    return RECORD_TOO_LARGE, f"the record has {size:,} bytes; {RECORD_BYTES_MAX:,} are allowed"
+    """Why a row of `size` bytes is no event."""
+    why = decode.too_large(size)
+    return why.reason, why.detail
 
 
 def rows(format_: Format, stream: BinaryIO, name: str, from_line: int = 1) -> Iterator[list[Row]]:

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from rollup_engine.intake.bodies import UNDECODABLE, events_of
-from rollup_engine.intake.bodies import Unreadable as Unreadable
 from rollup_engine.intake.door import Submitted
 
 SPECVERSION: Final = "1.0"

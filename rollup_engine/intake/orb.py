@@ -14,7 +14,6 @@ import msgspec
 
 from rollup_engine.config.model import Timestamp
 from rollup_engine.intake.bodies import UNDECODABLE, events_of
-from rollup_engine.intake.bodies import Unreadable as Unreadable
 from rollup_engine.intake.door import Submitted
 from rollup_engine.route import timestamps
 from rollup_engine.route.timestamps import TimestampError, parse_rfc3339

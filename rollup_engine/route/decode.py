@@ -32,6 +32,11 @@ class Undecodable:
     detail: str
 
 
+def too_large(size: int) -> Undecodable:
+    """Why a record of so many bytes is not decoded."""
+    return Undecodable(RECORD_TOO_LARGE, f"the record has {size:,} bytes; {RECORD_BYTES_MAX:,} are allowed")
+
+
 class NotAnObject:
     """Stands for every value below a path step that is no object."""
 
@@ -99,9 +104,7 @@ class Decoder:
 
     def _decode_one(self, value: bytes) -> Any:
         if len(value) > RECORD_BYTES_MAX:
-            return Undecodable(
-                RECORD_TOO_LARGE, f"the record has {len(value):,} bytes; {RECORD_BYTES_MAX:,} are allowed"
-            )
+            return too_large(len(value))
         if _too_deep(value):
             return Undecodable("nested_too_deep", f"the JSON is nested deeper than {NESTING_MAX} levels")
         try:

@@ -23,6 +23,12 @@ class Addresses:
     database: str
 
 
+def kafka_address(settings: Settings) -> str | None:
+    """Where Kafka is now: the embedded one moves. None where none is known."""
+    known = embedded.read_endpoints(settings.state_dir) or embedded.Endpoints()
+    return settings.kafka_bootstrap_servers or known.kafka
+
+
 def running(settings: Settings) -> Addresses:
     """For commands that join what is running. Raises `RollupError` where nothing is known."""
     known = embedded.read_endpoints(settings.state_dir) or embedded.Endpoints()
@@ -75,8 +81,7 @@ async def kafka_if_running(settings: Settings) -> "AsyncIterator[KafkaLog | None
     """A log on the Kafka in use; None where the embedded broker has ended."""
     from rollup_engine.runtime.kafka import KafkaLog, connection_options  # most commands never ask it
 
-    known = embedded.read_endpoints(settings.state_dir) or embedded.Endpoints()
-    address = settings.kafka_bootstrap_servers or known.kafka
+    address = kafka_address(settings)
     if address is None:
         yield None
         return

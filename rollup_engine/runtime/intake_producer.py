@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 
 from rollup_engine.config.settings import Settings
 from rollup_engine.errors import BrokerUnavailable, IntakeUnavailable
-from rollup_engine.runtime import embedded
+from rollup_engine.runtime.addresses import kafka_address
 from rollup_engine.runtime.kafka import KafkaLog
 from rollup_engine.runtime.kafka_clients import REQUEST_BYTES_MAX, Cluster, connection_options, stop_clients
 
@@ -185,8 +185,7 @@ def fits(value: bytes, bytes_max: int) -> bool:
 
 def address_of(settings: Settings) -> str:
     """Where Kafka is now: the embedded one moves. Raises `IntakeUnavailable` where none is known."""
-    known = embedded.read_endpoints(settings.state_dir) or embedded.Endpoints()
-    address = settings.kafka_bootstrap_servers or known.kafka
+    address = kafka_address(settings)
     if address is None:
         raise IntakeUnavailable("No Kafka is known to this server: ROLLUP_KAFKA_BOOTSTRAP_SERVERS is not set.")
     return address

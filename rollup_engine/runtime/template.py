@@ -161,9 +161,7 @@ class _Fork:
 def _become_template(control: socket.socket, modules: Sequence[str]) -> NoReturn:
     try:
         os.setsid()
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, _ENDING
-        )  # whoever signals all of `up` ends the roles, and not us first
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # who signals all of `up` ends the roles, and not us first
         gc.disable()  # what it would free is filled by the roles, each in a page of its own
         for name in modules:
             importlib.import_module(name)

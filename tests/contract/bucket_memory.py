@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
-from rollup_engine.buckets.ledger import PROBLEMS, Finished, Known, Lease, Object, Taken
+from rollup_engine.buckets.ledger import Finished, Known, Lease, Object, Taken
 from rollup_engine.buckets.store import Found, ObjectChanged, ObjectGone
+
+PROBLEMS = ("damaged", "changed", "gone")
 
 
 @dataclass

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.config.loader import load
-from rollup_engine.intake.cloudevents import Key, Unreadable, _read, read
+from rollup_engine.intake.bodies import Unreadable
+from rollup_engine.intake.cloudevents import Key, _read, read
 from rollup_engine.intake.door import Door, Request
 
 ROLLUPS = Path(__file__).resolve().parents[3] / "examples" / "cloudevents" / "rollups"

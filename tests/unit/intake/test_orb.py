@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollup_engine.intake.orb import Unreadable, _read, read
+from rollup_engine.intake.bodies import Unreadable
+from rollup_engine.intake.orb import _read, read
 from tests.unit.route.test_router_against_naive import values
 
 GOOD: dict[str, Any] = {
