@@ -132,7 +132,7 @@ Drain = Annotated[bool, typer.Option("--drain", help="On a stop, first work off 
 
 @app.command()
 def route(config: ConfigDir = None, drain: Drain = False, parent: Parent = None, share: Share = "0/1") -> None:
-    """One route process: raw topics to the events topic. As many as wanted."""
+    """One route process: raw topics and buckets to the events topic. As many as wanted."""
     _role("route", config, drain, parent, share)
 
 
@@ -152,7 +152,7 @@ def serve(
     ] = None,
     parent: Parent = None,
 ) -> None:
-    """One API process: metrics, usage and status over HTTP. As many as wanted."""
+    """One API process: events in, metrics, usage and status out, over HTTP. As many as wanted."""
     if parent is not None:
         from rollup_engine.runtime import processes
 
