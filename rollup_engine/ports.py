@@ -167,8 +167,8 @@ class SeenIds(Protocol):
         """Store ids (each key once, with its value) and position in one atomic write. Keys in order cost less."""
         ...
 
-    def flush(self) -> None:
-        """Have on disk what was written so far."""
+    async def flush(self) -> None:
+        """Have on disk what was written so far; others work meanwhile."""
         ...
 
     def expire(self, before_ms: int, steps_max: int) -> int:

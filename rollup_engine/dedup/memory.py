@@ -28,7 +28,7 @@ class MemoryIds:
         self.ids.update(zip(keys, values, strict=True))
         self._position, self._incarnation = position, incarnation
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         pass
 
     def expire(self, before_ms: int, steps_max: int) -> int:

@@ -10,6 +10,7 @@ from the events topic, judging nothing, before the first record is judged.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 
 import msgspec
@@ -118,7 +119,7 @@ class DedupPartition:
                 waiting, rows = [], 0
         await self._remember(store, waiting, lookup)
         if lacking:
-            store.flush()  # or the next crash would find it lacking again
+            await store.flush()  # or the next crash would find it lacking again
 
     async def _remember(self, store: SeenIds, records: list[tuple[int, Packed]], lookup: Lookup) -> None:
         for batch in _batches(records, REBUILD_ROWS):
@@ -228,7 +229,9 @@ class DedupPartition:
         return self._sent_ms + self._idle_ms - self._clock.elapsed_ms()
 
     async def close(self) -> None:
-        pass
+        if self._store is not None:
+            with suppress(PartitionHalted):  # a disk's trouble, which `release` tells of: all totals are safe
+                await self._store.flush()  # or `release` would, and nothing else could run meanwhile
 
     @property
     def held_up(self) -> bool:

@@ -8,6 +8,7 @@ from there. What is corrupt is discarded, and rebuilt from the topic as well: Ro
 answered from it.
 """
 
+import asyncio
 import re
 import shutil
 from collections import deque
@@ -17,7 +18,19 @@ from pathlib import Path
 
 import msgspec
 import structlog
-from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    Env,
+    IngestExternalFileOptions,
+    Options,
+    Rdict,
+    ReadOptions,
+    SstFileWriter,
+    WriteBatch,
+    WriteOptions,
+)
 
 from rollup_engine.dedup.verdicts import KEY_BYTES, last_seen_ms
 from rollup_engine.errors import PartitionHalted, RollupError
@@ -29,6 +42,8 @@ _CACHE_BYTES = 64 << 20  # shared by all partitions of a process
 _WRITE_BUFFER_BYTES = 32 << 20
 _FORMAT = 2
 _NONE_MS = 1 << 62
+_FILE_IDS_MIN = 100_000  # written at once: more than a batch that is judged has, fewer than one of a rebuild
+_FLUSH_POLL_SECONDS = 0.01
 _REST_MS_MAX = 3_600_000  # between two rounds at the most, however young all that was kept
 _cache: list[Cache] = []
 _LOCKED = re.compile("IO error: (?:While )?lock")
@@ -50,6 +65,9 @@ def _options() -> Options:
     options.create_if_missing(True)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_max_background_jobs(2)
+    threads = Env()  # the process's one, for all stores: of the two jobs above, it lets one thread flush
+    threads.set_high_priority_background_threads(2)
+    options.set_env(threads)
     options.set_memtable_prefix_bloom_ratio(0.015)  # most ids are new: a miss costs a quarter with a filter in memory
     options.set_memtable_whole_key_filtering(True)
     options.set_allow_concurrent_memtable_write(False)  # one writer
@@ -106,19 +124,43 @@ class RocksIds:
         return found
 
     def write(self, keys: Sequence[bytes], values: Sequence[bytes], position: int, incarnation: str) -> None:
-        batch = WriteBatch(raw_mode=True)
-        deque(map(batch.put, keys, values), maxlen=0)
         oldest_ms = self._meta.oldest_ms
         if not oldest_ms and values:
             oldest_ms = last_seen_ms(values[0])
         meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
-        batch.put(META, msgspec.msgpack.encode(meta))
+        keys, values = [*keys, META], [*values, msgspec.msgpack.encode(meta)]
         with self._intact():
-            self._db.write(batch, self._writing)
+            if len(keys) < _FILE_IDS_MIN:
+                batch = WriteBatch(raw_mode=True)
+                deque(map(batch.put, keys, values), maxlen=0)
+                self._db.write(batch, self._writing)
+            else:
+                self._add_file(keys, values)
         self._meta = meta
 
-    def flush(self) -> None:
+    def _add_file(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """What a rebuild has so much of goes to disk as a sorted file, at less than half of the cost: past the memory
+        table, and past its flush. The database takes the file in as a whole, META with it, or not at all."""
+        writer, path = SstFileWriter(options=_options()), self._path / "ids.new"
+        moved = IngestExternalFileOptions()
+        moved.set_move_files(True)
+        try:
+            writer.open(str(path))
+            for place in sorted(range(len(keys)), key=keys.__getitem__):
+                writer[keys[place]] = values[place]
+            writer.finish()
+            self._db.ingest_external_file([str(path)], moved)
+        finally:
+            path.unlink(missing_ok=True)  # on a full disk the rest of it would be in the way
+
+    async def flush(self) -> None:
+        """In RocksDB's own threads, several stores side by side: to wait for one, rocksdict would hold the GIL."""
         with self._intact():
+            self._db.flush(wait=False)
+            while self._db.property_int_value("rocksdb.num-immutable-mem-table"):
+                if self._db.property_int_value("rocksdb.background-errors"):
+                    break  # the next line says what
+                await asyncio.sleep(_FLUSH_POLL_SECONDS)
             self._db.flush()
 
     def expire(self, before_ms: int, steps_max: int) -> int:

@@ -96,7 +96,7 @@ class Decoder:
         """One decoded struct, or `Undecodable`, per value."""
         decode = self._decoder.decode
         try:
-            if self._typed and not any(map(_suspicious, values)):
+            if self._typed and (max(map(len, values), default=0) <= NESTING_MAX or not any(map(_suspicious, values))):
                 return [decode(value) for value in values]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             pass  # at least one is bad: find out which
@@ -182,9 +182,8 @@ def _malformed(value: bytes, error: Exception) -> Undecodable:
 
 
 def _suspicious(value: bytes) -> bool:
-    """Whether size and nesting need a closer look; a value too short to nest too deep is answered at once."""
-    size = len(value)
-    return size > NESTING_MAX and (size > RECORD_BYTES_MAX or value.count(b"[") + value.count(b"{") > NESTING_MAX)
+    """Whether size and nesting need a closer look."""
+    return len(value) > RECORD_BYTES_MAX or value.count(b"[") + value.count(b"{") > NESTING_MAX
 
 
 def _too_deep(value: bytes) -> bool:

@@ -48,7 +48,7 @@ class Accumulator:
             if taken is None:
                 continue
             for frame in packed.tables.values():
-                fresh = frame.filter(pl.col("offset") >= taken.cut)
+                fresh = frame if packed.start >= taken.cut else frame.filter(pl.col("offset") >= taken.cut)
                 if fresh.height:
                     self._frames.append(fresh.drop("offset"))
         if len(self._frames) > _FRAMES_MAX:

@@ -274,6 +274,22 @@ async def test_a_crash_while_the_store_is_brought_up_leaves_what_one_pass_makes(
     assert bench.booked()["counted"] == 1, "10 is beyond the horizon of 120, and the late copy at 95 does not count"
 
 
+async def test_a_clean_stop_has_the_ids_on_disk_and_a_disk_in_trouble_does_not_hold_it_up(bench: Bench) -> None:
+    flushed: list[int] = []
+
+    class Full(MemoryIds):
+        async def flush(self) -> None:
+            flushed.append(self.position)
+            raise PartitionHalted("the disk is full", "make room")
+
+    bench.store = Full()
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    await bench.partition.close()
+    assert flushed == [1]
+
+
 async def test_records_without_rows_do_not_gather_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle topic holds little else, and many of them."""
     monkeypatch.setattr("rollup_engine.dedup.stage.REBUILD_RECORDS", 4)

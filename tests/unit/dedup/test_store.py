@@ -1,5 +1,6 @@
 """The RocksDB store does what a dictionary does, is never ahead of what it was told, and is disposable."""
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,10 @@ def puts(ids: dict[bytes, bytes]) -> tuple[list[bytes], list[bytes]]:
 
 operations = st.lists(
     st.one_of(
-        st.tuples(st.just("write"), st.dictionaries(st.integers(0, 30), st.integers(0, 1000), max_size=8)),
+        st.tuples(
+            st.sampled_from(["write", "write a file"]),
+            st.dictionaries(st.integers(0, 30), st.integers(0, 1000), max_size=8),
+        ),
         st.tuples(st.just("expire"), st.integers(0, 1000)),
         st.tuples(st.just("reopen"), st.none()),
         st.tuples(st.just("clear"), st.none()),
@@ -45,9 +49,11 @@ def test_it_is_a_dictionary(tmp_path_factory: pytest.TempPathFactory, steps: lis
     bound = 0
     try:
         for number, (what, argument) in enumerate(steps, 1):
-            if what == "write":
+            if what.startswith("write"):
                 ids = {key(i): encode(((7, at),)) for i, at in argument.items()}  # type: ignore[attr-defined]
-                rocks.write(*puts(ids), number, "life")
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(store_module, "_FILE_IDS_MIN", 1 if what == "write a file" else 1000)
+                    rocks.write(*puts(ids), number, "life")
                 memory.write(*puts(ids), number, "life")
             elif what == "expire":
                 bound = max(bound, int(str(argument)))
@@ -228,6 +234,79 @@ def test_one_step_at_a_time_gets_round(tmp_path: Path) -> None:
 
 def test_the_position_key_is_no_id() -> None:
     assert len(META) != 16
+
+
+def test_a_rebuilds_ids_are_on_disk_at_once_with_what_came_before_them(tmp_path: Path) -> None:
+    """Killed right after: the file and the position in it are there, and what came later and was not logged is not."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from rollup_engine.dedup import store as module
+store = module.RocksIds(Path({str(tmp_path)!r}))
+ids = [number.to_bytes(16, "big") for number in range(module._FILE_IDS_MIN + 2)]
+value = b"v" * 16
+store.write(ids[-1:], [value], 1, "life")
+store.write(ids[1:-1][::-1], [value] * (len(ids) - 2), 2, "life")
+store.write(ids[:1], [value], 3, "life")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGKILL
+    store = RocksIds(tmp_path)
+    asked = [key(number) for number in (0, 1, store_module._FILE_IDS_MIN, store_module._FILE_IDS_MIN + 1)]
+    assert (store.position, store.get(asked)) == (2, [None, b"v" * 16, b"v" * 16, b"v" * 16])
+    assert not list((tmp_path / "0").glob("ids.new"))
+    store.close()
+
+
+def test_a_disk_that_fills_up_under_a_rebuild_halts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_FILE_IDS_MIN", 1)
+    store = RocksIds(tmp_path)
+    store.write(*puts({key(1): encode(((1, 1),))}), 5, "life")
+    database = store._db
+    store._db = SimpleNamespace(ingest_external_file=full)  # type: ignore[assignment]
+    with pytest.raises(PartitionHalted, match=f"{FULL}.*Make room on the disk"):
+        store.write(*puts({key(2): encode(((2, 2),))}), 6, "life")
+    assert not list((tmp_path / "0").glob("ids.new"))
+    store._db = database
+    assert (store.position, store.get([key(1), key(2)])) == (5, [encode(((1, 1),)), None])
+    store.close()
+
+
+async def test_stores_flush_side_by_side_while_others_work(tmp_path: Path) -> None:
+    stores = [RocksIds(tmp_path / str(number)) for number in range(2)]
+    for store in stores:
+        ids = [key(number) for number in range(50_000)]
+        store.write(ids, [b"v" * 16] * len(ids), 5, "life")
+    flushing = [asyncio.create_task(store.flush()) for store in stores]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # both have begun, and neither holds anybody up
+    assert not any(task.done() for task in flushing)
+    await asyncio.gather(*flushing)
+    for number, store in enumerate(stores):
+        shutil.copytree(tmp_path / str(number), tmp_path / f"{number}-as-after-a-crash")
+        store.close()
+        again = RocksIds(tmp_path / f"{number}-as-after-a-crash")
+        assert (again.position, again.get([key(0)])) == (5, [b"v" * 16])
+        again.close()
+
+
+async def test_a_flush_that_fails_does_not_wait_for_ever(tmp_path: Path) -> None:
+    store = RocksIds(tmp_path)
+    numbers = {"rocksdb.num-immutable-mem-table": 1, "rocksdb.background-errors": 1}
+    database = store._db
+    calls: list[bool] = []
+
+    def flush(*, wait: bool = True) -> None:
+        calls.append(wait)
+        if wait:
+            full()
+
+    store._db = SimpleNamespace(flush=flush, property_int_value=numbers.get)  # type: ignore[assignment]
+    with pytest.raises(PartitionHalted, match="Make room on the disk"):
+        await asyncio.wait_for(store.flush(), 5)
+    assert calls == [False, True]
+    store._db = database
+    store.close()
 
 
 @pytest.mark.parametrize(("logged", "position"), [(True, 2), (False, 0)])
