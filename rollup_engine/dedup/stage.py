@@ -9,8 +9,10 @@ The store is written last, so it is never ahead of the sink. After a crash it is
 from the events topic, judging nothing, before the first record is judged.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import zip_longest
 
 import msgspec
@@ -157,7 +159,10 @@ class DedupPartition:
             )
 
     async def process(self, records: Sequence[Record], position: int) -> None:
-        unpacked = [(record.offset, unpack(record.value or b"")) for record in records]
+        unpacked: list[tuple[int, Packed]] = []
+        for record in records:
+            value = record.value or b""
+            unpacked.append((record.offset, replace(unpack(value), checksum=zlib.crc32(value))))
         for _, packed in unpacked:
             self._topology.check(self._topic, packed)
             if packed.source not in self._marks.by_source:
