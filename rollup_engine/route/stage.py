@@ -27,7 +27,7 @@ class RoutePartition:
     """Implements `pipeline.StagePartition`."""
 
     stage = ROUTE
-    records_max = 20_000
+    records_max = 40_000
     pause_seconds = 0.1  # each flush is a record for every events partition, however few rows it has
 
     def __init__(

@@ -24,6 +24,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted, RollupError
 from rollup_engine.runtime.kafka_clients import (
     Cluster,
+    PatientConsumer,
     complain_sparsely,
     connection_options,
     consumer_options,
@@ -211,7 +212,7 @@ class KafkaLog:
         return ends | {one: int(end) for one, end in found.items() if end is not None}
 
     async def reader(self, topic: str, partition: int, offset: int) -> KafkaReader:
-        consumer = AIOKafkaConsumer(**consumer_options(self.cluster))
+        consumer = PatientConsumer(**consumer_options(self.cluster))
         self._readers.add(consumer)
         try:
             await consumer.start()

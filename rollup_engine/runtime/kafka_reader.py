@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted
 from rollup_engine.ports import Record
+from rollup_engine.runtime.kafka_clients import PatientConsumer
 from rollup_engine.topology import source_name
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class KafkaReader:
     def __init__(
         self,
         log: KafkaLog,
-        consumer: AIOKafkaConsumer,
+        consumer: PatientConsumer,
         partition: TopicPartition,
         *,
         pause_seconds: float = 0.0,
@@ -65,6 +66,7 @@ class KafkaReader:
             await self._check_jump(first)
         self._position = max(position, records[-1].offset + 1) if records else position
         end = self._consumer.highwater(self._partition) or 0
+        self._consumer.note(backlog=end > self._position)
         if 0 < len(records) < records_max and end - self._position < records_max:
             self._rest_until = time.monotonic() + self._pause_seconds
         return records

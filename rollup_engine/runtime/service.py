@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from faust import Service
@@ -23,7 +23,7 @@ from rollup_engine.ports import Reader
 from rollup_engine.progress import ROUTE
 from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.kafka import KafkaLog, consumer_options
-from rollup_engine.runtime.kafka_clients import stop_clients
+from rollup_engine.runtime.kafka_clients import PatientConsumer, stop_clients
 from rollup_engine.runtime.kafka_reader import KafkaReader, source_of
 from rollup_engine.telemetry import HALTED, OPEN_PARTITIONS
 
@@ -75,7 +75,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._sessions: dict[TopicPartition, asyncio.Task[None]] = {}
         self._readers: dict[TopicPartition, KafkaReader | BucketReader] = {}
         self._committed: dict[TopicPartition, int] = {}
-        self._consumer: AIOKafkaConsumer
+        self._consumer: PatientConsumer
         self._progress, self._kafka_answers = time.monotonic(), True
         self.halted: dict[TopicPartition, PartitionHalted] = {}
         self._gone: set[TopicPartition] = set()  # halted because their topic is
@@ -98,7 +98,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         return sum(reader.opened for reader in self._readers.values())
 
     async def on_start(self) -> None:
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = PatientConsumer(
             **consumer_options(self._kafka.cluster),
             check_crcs=self.stage == ROUTE,  # what we write ourselves has a checksum of its own, a cheaper one
             group_id=None if self._alone else self._group,

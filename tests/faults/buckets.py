@@ -15,7 +15,7 @@ from tests.faults.harness_recount import Raw, Recount
 from tests.faults.harness_worker import READY_SECONDS
 
 OBJECTS = 4
-ROWS = 22_000  # of an object: route takes no more than 20,000 at once
+ROWS = 44_000  # of an object: route takes no more than 40,000 at once
 TOPIC_EVENTS = 5_000
 
 

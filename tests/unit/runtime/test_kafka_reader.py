@@ -1,4 +1,5 @@
-"""When a reader pauses: only where it has read all there is, and more would make the next batch fuller."""
+"""When a reader pauses: only where it has read all there is, and more would make the next batch fuller. And what it
+tells of a backlog."""
 
 import asyncio
 import time
@@ -18,6 +19,7 @@ class Consumer:
 
     def __init__(self, gives: list[int], end: int) -> None:
         self._gives, self._end, self._next = gives, end, 0
+        self.noted: list[bool] = []
 
     async def getmany(self, *_: object, **__: object) -> dict[TopicPartition, list[Any]]:
         count = self._gives.pop(0)
@@ -32,6 +34,9 @@ class Consumer:
 
     def seek(self, *_: object) -> None:
         pass
+
+    def note(self, *, backlog: bool) -> None:
+        self.noted.append(backlog)
 
 
 async def pauses(gives: list[int], end: int, monkeypatch: pytest.MonkeyPatch, records_max: int = 10) -> list[bool]:
@@ -63,6 +68,15 @@ async def test_it_pauses_at_the_end_only(
     gives: list[int], end: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await pauses(gives, end, monkeypatch) == expected
+
+
+async def test_it_tells_its_consumer_of_a_backlog() -> None:
+    log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False))
+    consumer: Any = Consumer([3, 3, 3, 0], 9)
+    reader = KafkaReader(log, consumer, ONE)
+    for _ in range(4):
+        await reader.read(3, 0)
+    assert consumer.noted == [True, True, False, False]
 
 
 class Slow(Consumer):

@@ -1,0 +1,63 @@
+"""How long a consumer lets Kafka wait for a first record: long where it has nothing to do, briefly in a backlog."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer import fetcher
+
+from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
+from rollup_engine.runtime.kafka_clients import (
+    BACKLOG_FETCH_WAIT_MS,
+    FETCH_WAIT_MS,
+    Cluster,
+    PatientConsumer,
+    consumer_options,
+)
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+    assert condition(), what
+
+
+async def test_a_partition_that_runs_out_of_records_does_not_wait_for_those_that_have_none(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka must go on asking our hook: its requests have the wait that was set last."""
+    asked: list[int] = []
+    request = fetcher.FetchRequest
+
+    def watched(wait_ms: int, *rest: Any, **options: Any) -> Any:
+        asked.append(wait_ms)
+        return request(wait_ms, *rest, **options)
+
+    monkeypatch.setattr(fetcher, "FetchRequest", watched)
+    topic = f"patient-{uuid4().hex}"
+    connection = {"bootstrap_servers": kafka}
+    async with KafkaLog.connect(connection) as log:
+        await log.create(topic, 1, {})
+        await wait_for_topics(log, {topic: 1})
+        consumer = PatientConsumer(**consumer_options(Cluster(connection, log.cluster.cluster_id)))
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(topic, 0)])
+            consumer.seek(TopicPartition(topic, 0), 0)
+            await until(lambda: FETCH_WAIT_MS in asked, "an idle consumer lets Kafka wait long")
+            consumer.note(backlog=True)
+            await until(lambda: BACKLOG_FETCH_WAIT_MS in asked, "one with a backlog does not")
+            consumer.note(backlog=False)  # of another partition: the backlog is still there
+            asked.clear()
+            await until(lambda: asked, "it goes on asking")
+            assert set(asked) == {BACKLOG_FETCH_WAIT_MS}
+            consumer._backlog_until = 0.0  # as after a while without
+            consumer.note(backlog=False)
+            asked.clear()
+            await until(lambda: FETCH_WAIT_MS in asked, "then it is patient again")
+        finally:
+            await consumer.stop()
