@@ -17,7 +17,7 @@ from rollup_engine.config.settings import Settings
 log = structlog.get_logger(__name__)
 EMBEDDED_CLUSTER = "rollup-engine-"  # how the embedded broker's cluster id starts; the rest is its incarnation
 REQUEST_BYTES_MAX = 2 << 20
-_FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
+FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
 FETCH_WAIT_MS = 500  # in Kafka, for a first record; it answers at once when there is one
 BACKLOG_FETCH_WAIT_MS = 25  # the same while there is more to read
 _BACKLOG_SECONDS = 1.0  # so long after it was seen last
@@ -144,7 +144,7 @@ def consumer_options(cluster: Cluster) -> dict[str, Any]:
         "enable_auto_commit": False,
         "auto_offset_reset": "earliest",  # and `KafkaReader` refuses what that would skip
         "isolation_level": "read_committed",
-        "max_partition_fetch_bytes": _FETCH_BYTES_MAX,
+        "max_partition_fetch_bytes": FETCH_BYTES_MAX,
         "fetch_max_wait_ms": FETCH_WAIT_MS,
         "metadata_max_age_ms": 10_000,  # so soon are new partitions read, and a topic that was gone looked at
     }

@@ -15,6 +15,7 @@ from rollup_engine.config.durations import DAY_MS, HOW_TO_WRITE, format_duration
 from rollup_engine.dedup.stage import BATCH_ROWS_MAX, DedupPartition
 from rollup_engine.errors import UsageError
 from rollup_engine.route.stage import RoutePartition
+from rollup_engine.runtime.kafka_clients import FETCH_BYTES_MAX
 from rollup_engine.runtime.registry import events_kept_ms
 from rollup_engine.runtime.screens import table
 from rollup_engine.windows.accumulator import CACHE_ROWS_MAX
@@ -121,8 +122,9 @@ def plan(load: Load) -> Plan:
     partitions = max(PARTITIONS_MIN, 1 << (2 * works - 1).bit_length())
 
     # Full batches, as under load: a flush of route is a record for every partition, a batch of dedup one per rollup.
-    flushes = rate / RoutePartition.records_max
-    rows = RoutePartition.records_max / partitions  # of a packed record
+    fetched = min(RoutePartition.records_max, FETCH_BYTES_MAX / load.bytes_per_event)
+    flushes = rate / fetched
+    rows = fetched / partitions  # of a packed record
     batches = rate / min(BATCH_ROWS_MAX, DedupPartition.records_max * rows)
     event_records, delta_records = flushes * partitions, batches * partitions * rollups
     raw = rate * load.bytes_per_event
