@@ -9,6 +9,7 @@ The store is written last, so it is never ahead of the sink. After a crash it is
 from the events topic, judging nothing, before the first record is judged.
 """
 
+import asyncio
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from itertools import zip_longest
 
 import msgspec
 import polars as pl
+import structlog
 
 from rollup_engine import exchange, injection, keys
 from rollup_engine.clock import Clock
@@ -38,9 +40,11 @@ from rollup_engine.topology import (
     split_source,
 )
 
+log = structlog.get_logger(__name__)
 BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
 REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
+FLUSH_SECONDS = 2.0  # at a stop, which waits for little more where Kafka is gone
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -118,6 +122,7 @@ class DedupPartition:
             rows += sum(packed.rows for _, packed in records)
             if rows >= REBUILD_ROWS or len(waiting) >= REBUILD_RECORDS:
                 await self._remember(store, waiting, lookup)
+                await store.flush()  # not faster than the disk keeps up
                 waiting, rows = [], 0
         await self._remember(store, waiting, lookup)
         if lacking:
@@ -235,8 +240,11 @@ class DedupPartition:
 
     async def close(self) -> None:
         if self._store is not None:
-            with suppress(PartitionHalted):  # a disk's trouble, which `release` tells of: all totals are safe
-                await self._store.flush()  # or `release` would, and nothing else could run meanwhile
+            try:
+                with suppress(TimeoutError):  # `release` flushes too, but nothing else can run meanwhile
+                    await asyncio.wait_for(self._store.flush(), FLUSH_SECONDS)
+            except PartitionHalted as halt:  # all totals are safe
+                log.warning("ids were not stored, and are read from the events topic again", cause=halt.cause)
 
     @property
     def held_up(self) -> bool:

@@ -1,11 +1,11 @@
 """Remembered ids in RocksDB: a disposable copy of what the events topic says, per events partition.
 
 One directory per slot; a second process on the same disk, whose predecessor still holds the lock, takes the next slot.
-Ids and position go into one WriteBatch. Never written before the sink's advance is committed, so never ahead of it.
-RocksDB's own TTL is not used: it reads the wall clock. Nor is its write-ahead log, unless the broker is in memory: the
-events topic already is the log, and after a crash the store is at an earlier position, a consistent one, and brought up
-from there. What is corrupt is discarded, and rebuilt from the topic as well: RocksDB's checksums tell, and nothing is
-answered from it.
+Ids and position go in together, in one WriteBatch or one file. Never written before the sink's advance is committed, so
+never ahead of it. RocksDB's own TTL is not used: it reads the wall clock. Nor is its write-ahead log, unless the broker
+is in memory: the events topic already is the log, and after a crash the store is at an earlier position, a consistent
+one, and brought up from there. What is corrupt is discarded, and rebuilt from the topic as well: RocksDB's checksums
+tell, and nothing is answered from it.
 """
 
 import asyncio
@@ -42,7 +42,9 @@ _CACHE_BYTES = 64 << 20  # shared by all partitions of a process
 _WRITE_BUFFER_BYTES = 32 << 20
 _FORMAT = 2
 _NONE_MS = 1 << 62
-_FILE_IDS_MIN = 100_000  # written at once: more than a batch that is judged has, fewer than one of a rebuild
+_FILE_IDS_MIN = 100_000  # written at once: a batch that is judged has fewer, a full one of a rebuild more
+_NEW_FILE = "ids.new"
+_LEVEL0_FILES_MAX = 12  # at 20 RocksDB slows writes down, at 36 it stops them, and all that runs beside them
 _FLUSH_POLL_SECONDS = 0.01
 _REST_MS_MAX = 3_600_000  # between two rounds at the most, however young all that was kept
 _cache: list[Cache] = []
@@ -141,7 +143,8 @@ class RocksIds:
     def _add_file(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """What a rebuild has so much of goes to disk as a sorted file, at less than half of the cost: past the memory
         table, and past its flush. The database takes the file in as a whole, META with it, or not at all."""
-        writer, path = SstFileWriter(options=_options()), self._path / "ids.new"
+        writer, path = SstFileWriter(options=_options()), self._path / _NEW_FILE
+        path.unlink(missing_ok=True)  # killed as it was moved, it is a second name of a file in use: no writing into it
         moved = IngestExternalFileOptions()
         moved.set_move_files(True)
         try:
@@ -157,11 +160,16 @@ class RocksIds:
         """In RocksDB's own threads, several stores side by side: to wait for one, rocksdict would hold the GIL."""
         with self._intact():
             self._db.flush(wait=False)
-            while self._db.property_int_value("rocksdb.num-immutable-mem-table"):
+            while self._writing_back():
                 if self._db.property_int_value("rocksdb.background-errors"):
                     break  # the next line says what
                 await asyncio.sleep(_FLUSH_POLL_SECONDS)
             self._db.flush()
+
+    def _writing_back(self) -> bool:
+        """Whether memory is being flushed, or the files of a rebuild wait to be merged."""
+        files = int(self._db.property_value("rocksdb.num-files-at-level0") or 0)
+        return files > _LEVEL0_FILES_MAX or bool(self._db.property_int_value("rocksdb.num-immutable-mem-table"))
 
     def expire(self, before_ms: int, steps_max: int) -> int:
         """Goes round the keys, from where the last call stopped, once the oldest is due."""
@@ -232,6 +240,7 @@ def _opened(path: Path) -> Rdict:
     """The database in `path`, made if need be. Raises `PartitionHalted` on a full disk."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        (path / _NEW_FILE).unlink(missing_ok=True)
         options = _options()  # given for the column family too: without it, an existing one is opened with defaults
         return Rdict(str(path), options, column_families={"default": options}, access_type=AccessType.read_write())
     except Exception as error:  # rocksdict raises plain Exception for every fault

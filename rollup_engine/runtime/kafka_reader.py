@@ -66,7 +66,8 @@ class KafkaReader:
             await self._check_jump(first)
         self._position = max(position, records[-1].offset + 1) if records else position
         end = self._consumer.highwater(self._partition) or 0
-        self._consumer.note(backlog=end > self._position)
+        stable = self._consumer.last_stable_offset(self._partition)  # an open transaction is no backlog
+        self._consumer.note(backlog=(end if stable is None or stable < 0 else stable) > self._position)
         if 0 < len(records) < records_max and end - self._position < records_max:
             self._rest_until = time.monotonic() + self._pause_seconds
         return records

@@ -122,7 +122,7 @@ def plan(load: Load) -> Plan:
     partitions = max(PARTITIONS_MIN, 1 << (2 * works - 1).bit_length())
 
     # Full batches, as under load: a flush of route is a record for every partition, a batch of dedup one per rollup.
-    fetched = min(RoutePartition.records_max, FETCH_BYTES_MAX / load.bytes_per_event)
+    fetched = max(1, min(RoutePartition.records_max, FETCH_BYTES_MAX / load.bytes_per_event))
     flushes = rate / fetched
     rows = fetched / partitions  # of a packed record
     batches = rate / min(BATCH_ROWS_MAX, DedupPartition.records_max * rows)

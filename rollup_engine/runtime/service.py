@@ -20,7 +20,6 @@ from rollup_engine.buckets.reader import BucketReader
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
 from rollup_engine.pipeline import StagePartition, drive
 from rollup_engine.ports import Reader
-from rollup_engine.progress import ROUTE
 from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.kafka import KafkaLog, consumer_options
 from rollup_engine.runtime.kafka_clients import PatientConsumer, stop_clients
@@ -100,7 +99,6 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_start(self) -> None:
         self._consumer = PatientConsumer(
             **consumer_options(self._kafka.cluster),
-            check_crcs=self.stage == ROUTE,  # what we write ourselves has a checksum of its own, a cheaper one
             group_id=None if self._alone else self._group,
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,

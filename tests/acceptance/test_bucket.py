@@ -174,8 +174,8 @@ def test_an_embedded_broker_that_died_takes_nothing_of_a_bucket_with_it(make_eng
     engine = make_engine()
     data = engine.directory / "data"
     (engine.config / "file_download.yaml").write_text(bucket_yaml(source(f"file://{data}/")))
-    lines = events(50_000, seed=22)
-    for number, part in enumerate(parts(lines, 2)):  # route takes no more than 20,000 rows at once
+    lines = events(100_000, seed=22)
+    for number, part in enumerate(parts(lines, 2)):  # route takes no more than 40,000 rows at once
         put(data, f"{number}.ndjson", ndjson(part))
     first = engine.up()
     until("it is in the middle", lambda: in_the_middle(engine))

@@ -1,5 +1,6 @@
 """The dedup stage on its own: rule 2's order, restarts, holes, and how long ids are kept."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -288,6 +289,19 @@ async def test_a_clean_stop_has_the_ids_on_disk_and_a_disk_in_trouble_does_not_h
     await bench.work_off()
     await bench.partition.close()
     assert flushed == [1]
+
+
+async def test_a_clean_stop_does_not_wait_for_ever_for_the_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollup_engine.dedup.stage.FLUSH_SECONDS", 0.01)
+
+    class Stuck(MemoryIds):
+        async def flush(self) -> None:
+            await asyncio.Event().wait()
+
+    bench.store = Stuck()
+    await bench.start()
+    async with asyncio.timeout(5):
+        await bench.partition.close()
 
 
 async def test_records_without_rows_do_not_gather_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

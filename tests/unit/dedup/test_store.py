@@ -272,16 +272,58 @@ def test_a_disk_that_fills_up_under_a_rebuild_halts_it(tmp_path: Path, monkeypat
     store.close()
 
 
-async def test_stores_flush_side_by_side_while_others_work(tmp_path: Path) -> None:
+def test_a_file_that_was_being_moved_when_the_process_died_is_not_written_into(tmp_path: Path) -> None:
+    """RocksDB links it into the database before it removes the first name."""
+    ids = [key(number) for number in range(store_module._FILE_IDS_MIN)]
+    store = RocksIds(tmp_path)
+    store.write(ids, [b"v" * 16] * len(ids), 5, "life")
+    (table,) = (tmp_path / "0").glob("*.sst")
+    (tmp_path / "0" / "ids.new").hardlink_to(table)
+    store.close()
+    store = RocksIds(tmp_path)
+    assert not list((tmp_path / "0").glob("ids.new"))
+    more = [key(number) for number in range(len(ids), 2 * len(ids))]
+    (tmp_path / "0" / "ids.new").hardlink_to(table)
+    store.write(more, [b"w" * 16] * len(more), 6, "life")
+    store.close()
+    store = RocksIds(tmp_path)
+    assert (store.position, store.get(ids) + store.get(more)) == (6, [b"v" * 16] * len(ids) + [b"w" * 16] * len(more))
+    store.close()
+
+
+async def test_a_flush_waits_for_memory_and_for_files_that_are_too_many_while_others_work(tmp_path: Path) -> None:
+    store = RocksIds(tmp_path)
+    database = store._db
+    memory, files, calls = [1, 1, 0], ["13", "13", "12", "12", "12"], []
+
+    def flush(*, wait: bool = True) -> None:
+        calls.append(wait)
+
+    def number(name: str) -> int:
+        return memory.pop(0) if name == "rocksdb.num-immutable-mem-table" else 0
+
+    def text(_: str) -> str:
+        return files.pop(0)
+
+    store._db = SimpleNamespace(flush=flush, property_int_value=number, property_value=text)  # type: ignore[assignment]
+    flushing, turns = asyncio.create_task(store.flush()), 0
+    while not flushing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    await flushing
+    assert calls == [False, True]
+    assert not files
+    assert turns > 4
+    store._db = database
+    store.close()
+
+
+async def test_what_was_flushed_is_there_after_a_crash(tmp_path: Path) -> None:
     stores = [RocksIds(tmp_path / str(number)) for number in range(2)]
     for store in stores:
         ids = [key(number) for number in range(50_000)]
         store.write(ids, [b"v" * 16] * len(ids), 5, "life")
-    flushing = [asyncio.create_task(store.flush()) for store in stores]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)  # both have begun, and neither holds anybody up
-    assert not any(task.done() for task in flushing)
-    await asyncio.gather(*flushing)
+    await asyncio.gather(*(store.flush() for store in stores))
     for number, store in enumerate(stores):
         shutil.copytree(tmp_path / str(number), tmp_path / f"{number}-as-after-a-crash")
         store.close()
@@ -301,7 +343,9 @@ async def test_a_flush_that_fails_does_not_wait_for_ever(tmp_path: Path) -> None
         if wait:
             full()
 
-    store._db = SimpleNamespace(flush=flush, property_int_value=numbers.get)  # type: ignore[assignment]
+    store._db = SimpleNamespace(  # type: ignore[assignment]
+        flush=flush, property_int_value=numbers.get, property_value=lambda _: "0"
+    )
     with pytest.raises(PartitionHalted, match="Make room on the disk"):
         await asyncio.wait_for(store.flush(), 5)
     assert calls == [False, True]

@@ -20,6 +20,7 @@ class Consumer:
     def __init__(self, gives: list[int], end: int) -> None:
         self._gives, self._end, self._next = gives, end, 0
         self.noted: list[bool] = []
+        self.stable: int | None = None
 
     async def getmany(self, *_: object, **__: object) -> dict[TopicPartition, list[Any]]:
         count = self._gives.pop(0)
@@ -31,6 +32,9 @@ class Consumer:
 
     def highwater(self, _: TopicPartition) -> int:
         return self._end
+
+    def last_stable_offset(self, _: TopicPartition) -> int | None:
+        return self.stable
 
     def seek(self, *_: object) -> None:
         pass
@@ -77,6 +81,16 @@ async def test_it_tells_its_consumer_of_a_backlog() -> None:
     for _ in range(4):
         await reader.read(3, 0)
     assert consumer.noted == [True, True, False, False]
+
+
+async def test_an_open_transaction_is_no_backlog() -> None:
+    log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False))
+    consumer: Any = Consumer([3, 3], 9)
+    consumer.stable = 6
+    reader = KafkaReader(log, consumer, ONE)
+    await reader.read(3, 0)
+    await reader.read(3, 0)
+    assert consumer.noted == [True, False]
 
 
 class Slow(Consumer):
