@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,18 @@ from rollup_engine.runtime.embedded import (
     start_database,
     write_endpoints,
 )
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and wait until it has reached every thread: one that still runs may answer."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while any(
+        " T " not in task.read_text().rpartition(")")[2][:3] for task in Path(f"/proc/{pid}/task").glob("*/stat")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user to run PostgreSQL")
 
@@ -141,7 +154,7 @@ class TestBroker:
         monkeypatch.setattr(embedded, "ANSWER_SECONDS", 0.1)
         monkeypatch.setattr(embedded, "STOP_SIGNALS", ((signal.SIGTERM, 0.1), (signal.SIGKILL, 5.0)))
         stuck = start_broker(state_dir)
-        os.kill(stuck.pid, signal.SIGSTOP)
+        stop(stuck.pid)
         with monkeypatch.context() as impatient:
             impatient.setattr(embedded, "START_SECONDS", 0.2)
             assert adopt_broker(state_dir) is None
@@ -251,7 +264,7 @@ class TestDatabase:
         first = start_database(state_dir)
         connection = await asyncpg.connect(first.database_url)
         backend = await connection.fetchval("SELECT pg_backend_pid()")
-        os.kill(backend, signal.SIGSTOP)  # one that has not noticed its server's end
+        stop(backend)  # one that has not noticed its server's end
         os.kill(first.pid, signal.SIGKILL)
         asyncio.get_running_loop().call_later(1, os.kill, backend, signal.SIGCONT)
         second = await asyncio.to_thread(start_database, state_dir)
