@@ -48,8 +48,7 @@ def starting() -> list[Row]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         helps.append(time.perf_counter() - started)
     rows: list[Row] = [{"what": "`rollup-engine --help`", "unit": "s", "figure": sorted(helps)[HELP_TIMES // 2]}]
-    *idle, used = _idle(EMIT_EVERY)
-    return [*rows, *idle, used, _idle(QUICK_EMIT_EVERY)[-1]]
+    return [*rows, *_idle(EMIT_EVERY), _idle(QUICK_EMIT_EVERY)[-1]]
 
 
 def _idle(emit_every: str) -> list[Row]:

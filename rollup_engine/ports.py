@@ -168,7 +168,7 @@ class SeenIds(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Have on disk what was written so far; others work meanwhile."""
+        """Have on disk what was written so far, and room for what comes next; others work meanwhile."""
         ...
 
     def expire(self, before_ms: int, steps_max: int) -> int:

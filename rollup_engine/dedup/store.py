@@ -157,7 +157,8 @@ class RocksIds:
             path.unlink(missing_ok=True)  # on a full disk the rest of it would be in the way
 
     async def flush(self) -> None:
-        """In RocksDB's own threads, several stores side by side: to wait for one, rocksdict would hold the GIL."""
+        """In RocksDB's own threads, several stores side by side: to wait for one, rocksdict would hold the GIL. With
+        that, until the files of a rebuild are merged so far that the next write need not wait."""
         with self._intact():
             self._db.flush(wait=False)
             while self._writing_back():

@@ -96,7 +96,8 @@ class Decoder:
         """One decoded struct, or `Undecodable`, per value."""
         decode = self._decoder.decode
         try:
-            if self._typed and (max(map(len, values), default=0) <= NESTING_MAX or not any(map(_suspicious, values))):
+            too_short = max(map(len, values), default=0) <= NESTING_MAX  # to nest too deep, all of them: seen at once
+            if self._typed and (too_short or not any(map(_suspicious, values))):
                 return [decode(value) for value in values]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             pass  # at least one is bad: find out which
