@@ -19,6 +19,7 @@ import asyncpg
 import psutil
 from aiokafka import AIOKafkaProducer
 
+from rollup_engine import progress
 from rollup_engine.config.loader import load
 from rollup_engine.config.settings import Settings
 from rollup_engine.runtime import up
@@ -34,6 +35,7 @@ PARTITIONS = 4
 BATCH_BYTES = 1 << 19
 DEADLINE_SECONDS = 3_600.0
 _IN_FLIGHT = 8
+_EMISSION_POLL_SECONDS = 0.025
 YAML = """\
 event: usage
 source: {topic: usage}
@@ -155,11 +157,14 @@ async def engine(bed: Bed, processes: int = 1) -> "AsyncIterator[tuple[Children,
 
 
 async def end_to_end(bed: Bed, events: int, number: int = 1) -> Run:
-    """From all partitions being open until the clean stop, when every total is in Postgres. `number`: of each role."""
+    """From all partitions being open until every total is in Postgres, for which the engine is asked to stop as soon as
+    all events are booked. `number`: of each role."""
     memory: dict[str, float] = {}
+    emitted: list[float] = []
     async with engine(bed, number) as (children, pool):
         roles = processes()
         started = time.perf_counter()
+        watching = asyncio.create_task(_watch_emissions(bed, emitted))
         before = {role: sum(map(_cpu, alike)) for role, alike in roles.items()}
         while (await collect(pool, bed.settings.app_id, None)).received < events:
             children.watch()
@@ -170,7 +175,25 @@ async def end_to_end(bed: Bed, events: int, number: int = 1) -> Run:
                 memory[role] = max(memory.get(role, 0.0), resident)
             await asyncio.sleep(0.2)
         cpu = {role: sum(map(_cpu, alike)) - before[role] for role, alike in roles.items()}
-    return Run(time.perf_counter() - started, cpu, memory)
+    await asyncio.sleep(2 * _EMISSION_POLL_SECONDS)
+    watching.cancel()
+    return Run(emitted[-1] - started, cpu, memory)
+
+
+async def _watch_emissions(bed: Bed, emitted: list[float]) -> None:
+    """Adds when an emission was seen in Postgres: never before it was committed."""
+    connection = await asyncpg.connect(bed.addresses.database)
+    query = "SELECT sum(version) FROM rollup_engine.progress WHERE app_id = $1 AND stage = $2"
+    latest = None
+    try:
+        while True:
+            versions = await connection.fetchval(query, bed.settings.app_id, progress.ROLLUP)
+            if versions != latest:
+                latest = versions
+                emitted.append(time.perf_counter())
+            await asyncio.sleep(_EMISSION_POLL_SECONDS)
+    finally:
+        connection.terminate()
 
 
 def processes() -> dict[str, list[psutil.Process]]:

@@ -8,126 +8,18 @@ This module never reads a clock and never drops a row that is not below the mark
 """
 
 import asyncio
-import io
-import struct
-import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import msgspec
 import polars as pl
 
 from rollup_engine.errors import BrokerUnavailable, PartitionHalted
+from rollup_engine.packing import KEYS, REST, TEXT, Packed, pack, unpack
 from rollup_engine.ports import Log
 
-VERSION = 1
-RECORD_BYTES_MAX = 900_000  # below Kafka's default limit of 1 MiB a record
-RECORD_ROWS_MAX = 8_000  # what one record comes to in the next stage cannot be cut: it must fit a record there too
 HOLE_MS_MAX = 60_000
 NO_CLOCK_MS = -1
 WAITING_ROWS_MAX = 1_000_000  # behind a hole, in memory
-_PREFIX = struct.Struct(">BI")  # version, CRC-32 of all that follows: Arrow's reader trusts what it is given
-_LENGTH = struct.Struct(">I")  # of the header
-Columns = Callable[[str], list[str] | None]  # those wanted of a table; None: all
-
-
-class _Header(msgspec.Struct, array_like=True):
-    incarnation: str
-    generation: int
-    source: str
-    start: int
-    end: int
-    clock_ms: int
-    tables: list[tuple[str, int]]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """What one sender hands to one destination for source offsets [start, end)."""
-
-    incarnation: str  # of the topic that carries it
-    generation: int  # the YAML under which later stages evaluate it
-    source: str
-    start: int
-    end: int
-    clock_ms: int  # running maximum of the raw records' time up to `end`, 0: not told; NO_CLOCK_MS: no raw source
-    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    checksum: int = 0  # CRC-32 of the record's bytes, where whoever read it wants to know it again
-
-    @property
-    def rows(self) -> int:
-        return sum(frame.height for frame in self.tables.values())
-
-
-def pack(packed: Packed, bytes_max: int = RECORD_BYTES_MAX) -> list[bytes]:
-    """The record's bytes; several that cover the same range in turn where one would have too many bytes or rows."""
-    value = _encoded(packed) if packed.rows <= RECORD_ROWS_MAX else b""
-    middle = None if value and len(value) <= bytes_max else _middle(packed)
-    if middle is None:  # it fits; or one source record's rows alone: nothing to cut
-        return [value or _encoded(packed)]
-    below, above = pl.col("offset") < middle, pl.col("offset") >= middle
-    # The clock is known at the end only; taken for the middle's, it would age what the second part still needs.
-    first = replace(packed, end=middle, clock_ms=min(0, packed.clock_ms))
-    first = replace(first, tables={n: f.filter(below) for n, f in packed.tables.items()})
-    second = replace(packed, start=middle, tables={n: f.filter(above) for n, f in packed.tables.items()})
-    return pack(first, bytes_max) + pack(second, bytes_max)
-
-
-def _encoded(packed: Packed) -> bytes:
-    bodies: list[bytes] = []
-    names: list[tuple[str, int]] = []
-    for name, frame in packed.tables.items():
-        if frame.height:
-            buffer = io.BytesIO()
-            frame.write_ipc_stream(buffer, compression="zstd")  # two fifths smaller than with lz4, for as much CPU
-            bodies.append(buffer.getvalue())
-            names.append((name, len(bodies[-1])))
-    header = msgspec.msgpack.encode(
-        _Header(
-            packed.incarnation,
-            packed.generation,
-            packed.source,
-            packed.start,
-            packed.end,
-            packed.clock_ms,
-            names,
-        )
-    )
-    content = b"".join((_LENGTH.pack(len(header)), header, *bodies))
-    return _PREFIX.pack(VERSION, zlib.crc32(content)) + content
-
-
-def _middle(packed: Packed) -> int | None:
-    columns = [frame["offset"] for frame in packed.tables.values() if frame.height]
-    offsets = pl.concat(columns or [pl.Series(dtype=pl.Int64)]).unique().sort()
-    return int(offsets[offsets.len() // 2]) if offsets.len() > 1 else None
-
-
-def unpack(value: bytes, columns: Columns = lambda table: None) -> Packed:
-    """The inverse of `pack`; of each table, these columns. Raises `PartitionHalted` for bytes that no sender of this
-    version wrote."""
-    try:
-        version, checksum = _PREFIX.unpack_from(value)
-        if version != VERSION or checksum != zlib.crc32(memoryview(value)[_PREFIX.size :]):
-            raise _foreign(value)
-        start = _PREFIX.size + _LENGTH.size
-        body = start + _LENGTH.unpack_from(value, _PREFIX.size)[0]
-        header = msgspec.msgpack.decode(value[start:body], type=_Header)
-        tables = {}
-        for name, size in header.tables:
-            tables[name] = pl.read_ipc_stream(io.BytesIO(value[body : body + size]), columns=columns(name))
-            body += size
-    except (struct.error, msgspec.MsgspecError, pl.exceptions.PolarsError, OSError) as error:
-        raise _foreign(value) from error
-    return Packed(
-        header.incarnation,
-        header.generation,
-        header.source,
-        header.start,
-        header.end,
-        header.clock_ms,
-        tables,
-    )
 
 
 async def read_range(
@@ -137,7 +29,7 @@ async def read_range(
     start: int,
     end: int,
     records_max: int = 32,
-    columns: Columns = lambda table: None,
+    wanted: Collection[str] = (KEYS, REST, TEXT),
 ) -> AsyncIterator[list[tuple[int, Packed]]]:
     """(offset, record) of what a partition holds in [start, end), in batches. Raises `BrokerUnavailable`."""
     if start >= end:
@@ -151,16 +43,9 @@ async def read_range(
                 raise BrokerUnavailable(
                     f"Kafka did not show what it holds of {topic}/{partition} from offset {before}."
                 )
-            yield [(record.offset, unpack(record.value or b"", columns)) for record in records if record.offset < end]
+            yield [(record.offset, unpack(record.value or b"", wanted)) for record in records if record.offset < end]
     finally:
         await reader.close()
-
-
-def _foreign(value: bytes | None) -> PartitionHalted:
-    return PartitionHalted(
-        cause=f"an internal topic holds a record that this engine did not write ({(value or b'')[:16]!r}…)",
-        remedy="let nothing else write to internal topics; if a newer engine wrote it, run that version",
-    )
 
 
 @dataclass(frozen=True)

@@ -97,11 +97,9 @@ def idempotency_key(table: str) -> pl.Expr:
 
 def to_bytes(keys: pl.Series) -> "NDArray[np.void]":
     """16 bytes of each UInt128, the greatest first; `tolist()` makes bytes objects of them."""
-    whole = pl.first()
-    halves = keys.to_frame().select(
-        (whole // (1 << 64)).cast(pl.UInt64).alias("high"), (whole % (1 << 64)).cast(pl.UInt64).alias("low")
-    )
-    return pairs(halves["high"].to_numpy(), halves["low"].to_numpy())
+    high = (keys // (1 << 64)).cast(pl.UInt64)
+    low = keys.cast(pl.UInt64, wrap_numerical=True)
+    return pairs(high.to_numpy(), low.to_numpy())
 
 
 def pairs(first: "NDArray[Any]", second: "NDArray[Any]") -> "NDArray[np.void]":
@@ -118,5 +116,11 @@ def partition_of(key: str, partitions: int) -> pl.Expr:
 
 def spread(frame: pl.DataFrame, partition: pl.Expr) -> dict[int, pl.DataFrame]:
     """The frame's rows by destination partition, each in the frame's order."""
-    parts = frame.with_columns(partition.alias("_to")).partition_by("_to", as_dict=True, include_key=False)
-    return {int(str(to)): part for (to,), part in parts.items()}
+    to = frame.select(partition).to_series().to_numpy()
+    parted = frame[to.argsort(kind="stable")]
+    ends = np.bincount(to).cumsum().tolist() if frame.height else []
+    return {
+        number: parted[start:end]
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+        if start < end
+    }

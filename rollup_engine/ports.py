@@ -178,3 +178,13 @@ class SeenIds(Protocol):
     def clear(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Stores(Protocol):
+    """Where a process keeps the remembered ids of its events partitions."""
+
+    def open(self, partition: int) -> SeenIds: ...
+
+    def leave(self, partition: int, store: SeenIds) -> None:
+        """Of a session that ended cleanly: to be written and closed as soon as nothing more urgent is to be done."""
+        ...

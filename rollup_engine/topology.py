@@ -15,7 +15,7 @@ from rollup_engine.ports import Log, Reader, Record
 from rollup_engine.tables import Schema
 
 if TYPE_CHECKING:
-    from rollup_engine.exchange import Packed
+    from rollup_engine.packing import Packed
 
 INTERNAL_REMEDY = "Bring the topic back, or start under a new ROLLUP_APP_ID and feed the raw events again."
 RAW_REMEDY = "Produce to a new topic and name that in the YAML, or start under a new ROLLUP_APP_ID."

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from rollup_engine.zstandard import zstd
 
 CHUNK_BYTES = 1 << 20
 WINDOW_LOG_MAX = 27  # 128 MiB, what `zstd -d` takes without --long: as much memory can a frame ask for

@@ -4,33 +4,41 @@ Pure: (state, records, remembered ids) -> outcome. Nothing is written here; the 
 of rule 2. A record's rows are cut by the marks first; rows that are cut still renew their ids, but get no verdict.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from rollup_engine import keys
 from rollup_engine.config.model import Config, EventType
 from rollup_engine.dedup import letters
+from rollup_engine.dedup.rows import Part, Rows
 from rollup_engine.dedup.verdicts import (
-    CONFLICTING,
+    CODES,
     COUNTED,
+    DUPLICATE,
     FUTURE,
     INVALID,
-    JUDGED_BY,
-    LATE,
     UNMATCHED,
+    VERDICTS,
     Lookup,
     Puts,
     judge_frame,
 )
-from rollup_engine.exchange import NO_CLOCK_MS, Marks, Packed
+from rollup_engine.exchange import NO_CLOCK_MS, Marks
+from rollup_engine.packing import Packed
 from rollup_engine.progress import Books, Writes
 from rollup_engine.route.router import EVENT, REJECTED
 from rollup_engine.route.router import UNMATCHED as UNMATCHED_TABLE
 from rollup_engine.windows import aggregates
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class DedupState(msgspec.Struct, frozen=True):
@@ -79,7 +87,7 @@ def deduplicate(
 ) -> Outcome:
     """Judge `records` (events offset, record), all of one generation, under its `config`. Moves `marks` along."""
     clocks, empty, idle = dict(state.clocks), dict(state.empty), dict(state.idle)
-    tables: dict[str, list[pl.DataFrame]] = {}
+    tables: dict[str, list[Part]] = {}
     for offset, packed in records:
         taken = marks.take(packed.source, packed.start, packed.end)
         if taken is None:
@@ -92,37 +100,36 @@ def deduplicate(
             if packed.source in empty:
                 idle[packed.source] = empty[packed.source]
             empty[packed.source] = max(clocks.values())
-        for name, frame in packed.tables.items():
-            tables.setdefault(name, []).append(
-                frame.with_columns(
-                    pl.lit(packed.source).alias("source"),
-                    pl.lit(offset, dtype=pl.Int64).alias("events_offset"),
-                    (pl.col("offset") >= taken.cut).alias("taken"),
-                )
-            )
+        for name in packed.tables:
+            tables.setdefault(name, []).append(Part(packed, name, offset, taken.cut))
     books = _Ledger()
     dead: list[pl.DataFrame] = []
     puts: Puts = [], []
     deltas: dict[str, pl.DataFrame] = {}
     for event in config.events:
-        if frames := tables.get(EVENT + event.event):
-            rows = pl.concat(frames, how="diagonal")
-            rows, new_puts = _judge(event, rows, lookup)
-            _extend(puts, new_puts)
-            books.add(rows, pl.lit(event.event), pl.col("verdict"))
-            dead.append(letters.from_verdicts(event, rows.filter(pl.col("verdict").is_in([LATE, FUTURE, CONFLICTING]))))
-            counted = rows.filter(pl.col("verdict") == COUNTED)
-            if counted.height:
-                deltas.update(_deltas(event, counted))
-    if frames := tables.get(REJECTED):
-        rows = pl.concat(frames).filter("taken")
-        books.add(rows, pl.col("event"), pl.lit(INVALID))
-        dead.append(letters.from_rejected(rows))
-    if frames := tables.get(UNMATCHED_TABLE):
-        rows = pl.concat(frames).filter("taken").with_columns(pl.lit(True).alias("primary"))
-        books.add(rows, pl.col("event"), pl.lit(UNMATCHED))
-    letters_frame = letters.combined(dead)
-    writes = Writes(books=books.entries(), dead_letters=letters_frame if letters_frame.height else None)
+        if parts := tables.get(EVENT + event.event):
+            rows = Rows.of(parts)
+            judged = judge_frame(rows.frame, lookup, event.horizon_ms)
+            _extend(puts, judged.puts)
+            fresh = rows.fresh()
+            rows, verdicts = rows.where(fresh), judged.codes[fresh]
+            books.add(event.event, rows, verdicts)
+            if (dying := verdicts > CODES[DUPLICATE]).any():
+                refused = rows.where(dying)
+                frame = refused.frame.hstack([refused.source(), refused.ids()])
+                dead.append(letters.from_verdicts(event, frame, _names(verdicts[dying])))
+            if (counted := verdicts == CODES[COUNTED]).any():
+                deltas.update(_deltas(event, rows.where(counted, _mapped(rows.frame.columns))))
+    if parts := tables.get(REJECTED):
+        rows = Rows.of(parts)
+        rows = rows.where(rows.fresh())
+        books.add_unjudged(rows, INVALID)
+        dead.append(letters.from_rejected(rows.frame.hstack([rows.source()])))
+    if parts := tables.get(UNMATCHED_TABLE):
+        rows = Rows.of(parts)
+        books.add_unjudged(rows.where(rows.fresh()), UNMATCHED)
+    dead = [frame for frame in dead if frame.height]
+    writes = Writes(books=books.entries(), dead_letters=letters.combined(dead) if dead else None)
     last_offset, last = records[-1] if records else (state.last_offset, None)
     state = msgspec.structs.replace(
         state,
@@ -131,14 +138,9 @@ def deduplicate(
         empty=empty,
         idle=idle,
         last_offset=last_offset,
-        last_crc=last.checksum if last is not None else state.last_crc,
+        last_crc=zlib.crc32(last.value) if last is not None else state.last_crc,
     )
     return Outcome(state, puts, writes, deltas)
-
-
-def remembered_by(table: str) -> list[str] | None:
-    """The columns of a record's table that `remember` looks at; None: all, of one that it does not look at."""
-    return list(JUDGED_BY) if table.startswith(EVENT) else None
 
 
 def remember(records: Sequence[Packed], config: Config, lookup: Lookup) -> Puts:
@@ -158,19 +160,22 @@ def _extend(puts: Puts, more: Puts) -> None:
         column.extend(values)
 
 
-def _judge(event: EventType, rows: pl.DataFrame, lookup: Lookup) -> tuple[pl.DataFrame, Puts]:
-    """Rows that the marks let through, with their `verdict`; and what to remember of all."""
-    judged = judge_frame(rows, lookup, event.horizon_ms)
-    rows = rows.with_columns(judged.verdicts.alias("verdict"))
-    return rows if rows["taken"].all() else rows.filter("taken"), judged.puts
+def _names(verdicts: "NDArray[np.uint8]") -> list[str]:
+    return [VERDICTS[code] for code in verdicts.tolist()]
 
 
-def _deltas(event: EventType, counted: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def _mapped(columns: Sequence[str]) -> list[str]:
+    """Those of an event type's columns that its deltas come of."""
+    return ["timestamp_ms", "customer", *(name for name in columns if name.startswith(("t.", "n.")))]
+
+
+def _deltas(event: EventType, counted: Rows) -> dict[str, pl.DataFrame]:
     deltas = {}
+    frame = counted.frame.hstack([counted.events_offset()])
     for rollup in event.rollups:
-        frame = aggregates.from_events(event, rollup, counted)
         columns = ["external_customer_id", *(column.column for column in rollup.group_by)]
-        deltas[rollup.table] = frame.with_columns(keys.tuple_key(columns).alias("tuple_key"))
+        found = aggregates.from_events(event, rollup, frame)
+        deltas[rollup.table] = found.with_columns(keys.tuple_key(columns).alias("tuple_key"))
     return deltas
 
 
@@ -180,13 +185,23 @@ class _Ledger:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Counter[str]] = {}
 
-    def add(self, rows: pl.DataFrame, event: pl.Expr, verdict: pl.Expr) -> None:
-        keyed = rows.select(event.alias("event"), "source", verdict.alias("verdict"), "primary")
-        counts = keyed.group_by("event", "source", "verdict").agg(pl.len(), pl.col("primary").sum().alias("records"))
-        for name, source, kind, count, records in counts.iter_rows():
-            counter = self._counts.setdefault((name, source), Counter())
-            counter[INVALID if kind == FUTURE else kind] += count
-            counter["records"] += records
+    def add(self, event: str, rows: Rows, verdicts: "NDArray[np.uint8]", kinds: Sequence[str] = VERDICTS) -> None:
+        """`verdicts`: per row the number of its one among `kinds`."""
+        place = rows.part * len(kinds) + verdicts
+        size = len(rows.parts) * len(kinds)
+        counts, records = np.bincount(place, minlength=size), np.bincount(place[rows.primary()], minlength=size)
+        for at in np.flatnonzero(counts).tolist():
+            part, kind = divmod(at, len(kinds))
+            counter = self._counts.setdefault((event, rows.parts[part].packed.source), Counter())
+            counter[INVALID if kinds[kind] == FUTURE else kinds[kind]] += int(counts[at])
+            counter["records"] += int(records[at])
+
+    def add_unjudged(self, rows: Rows, kind: str) -> None:
+        """Rows that came to this kind without a verdict, of any event types."""
+        names = rows.frame["event"].to_numpy()
+        for name in sorted(set(names)):
+            of_it = rows.where(names == name)
+            self.add(name, of_it, np.zeros(of_it.frame.height, dtype=np.uint8), (kind,))
 
     def entries(self) -> tuple[Books, ...]:
         return tuple(Books(event, source, **counter) for (event, source), counter in sorted(self._counts.items()))

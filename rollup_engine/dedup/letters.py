@@ -46,13 +46,14 @@ def from_rejected(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def from_verdicts(event: EventType, rows: pl.DataFrame) -> pl.DataFrame:
-    """Letters of well-formed rows whose `verdict` is late, future or conflicting; the frame also has `source`."""
-    return pl.DataFrame([_letter(event, row) for row in rows.iter_rows(named=True)], schema=SCHEMA, orient="row")
+def from_verdicts(event: EventType, rows: pl.DataFrame, verdicts: Iterable[str]) -> pl.DataFrame:
+    """Letters of well-formed rows that are late, future or conflicting; the frame also has `source`."""
+    written = [_letter(event, row, is_) for row, is_ in zip(rows.iter_rows(named=True), verdicts, strict=True)]
+    return pl.DataFrame(written, schema=SCHEMA, orient="row")
 
 
-def _letter(event: EventType, row: Mapping[str, Any]) -> tuple[object, ...]:
-    verdict, at = row["verdict"], _rfc3339(row["timestamp_ms"])
+def _letter(event: EventType, row: Mapping[str, Any], verdict: str) -> tuple[object, ...]:
+    at = _rfc3339(row["timestamp_ms"])
     if verdict == CONFLICTING:
         reason = "conflict"
         parts = keys.split(row["id"], len(event.id_paths))

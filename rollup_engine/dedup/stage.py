@@ -9,11 +9,7 @@ The store is written last, so it is never ahead of the sink. After a crash it is
 from the events topic, judging nothing, before the first record is judged.
 """
 
-import asyncio
-import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import msgspec
@@ -22,12 +18,13 @@ import structlog
 
 from rollup_engine import exchange, injection, keys
 from rollup_engine.clock import Clock
-from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember, remembered_by
+from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember
 from rollup_engine.dedup.rebuilding import RebuildLookup
 from rollup_engine.dedup.verdicts import Lookup
 from rollup_engine.errors import PartitionHalted
-from rollup_engine.exchange import Marks, Packed, unpack
-from rollup_engine.ports import Log, Record, SeenIds, Sink
+from rollup_engine.exchange import Marks
+from rollup_engine.packing import KEYS, REST, Packed, unpack
+from rollup_engine.ports import Log, Record, SeenIds, Sink, Stores
 from rollup_engine.progress import DEDUP, ROUTE, Claim
 from rollup_engine.topology import (
     INTERNAL_REMEDY,
@@ -44,7 +41,6 @@ log = structlog.get_logger(__name__)
 BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
 REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
-FLUSH_SECONDS = 2.0  # at a stop, which waits for little more where Kafka is gone
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -62,12 +58,12 @@ class DedupPartition:
         log: Log,
         sink: Sink,
         clock: Clock,
-        open_store: Callable[[int], SeenIds],
+        stores: Stores,
         idle_ms: int,
     ) -> None:
         self._topology, self._partition = topology, partition
         self._log, self._sink, self._clock, self._idle_ms = log, sink, clock, idle_ms
-        self._open_store = open_store
+        self._stores = stores
         self._topic = events_topic(topology.app_id)
         self.source = source_name(self._topic, partition)
         self._incarnation = topology.incarnations[self._topic]
@@ -87,7 +83,7 @@ class DedupPartition:
         self._marks = Marks(self._state.marks)
         check_held(self.source, self._claim.next_offset, start, end)
         self._raw = await self._raw_sources()
-        self._store = self._open_store(self._partition)
+        self._store = self._stores.open(self._partition)
         await self._catch_up(self._store, start)
         return self._claim.next_offset
 
@@ -116,7 +112,7 @@ class DedupPartition:
         waiting: list[tuple[int, Packed]] = []
         rows = 0
         async for records in exchange.read_range(
-            self._log, self._topic, self._partition, position, to, self.records_max, remembered_by
+            self._log, self._topic, self._partition, position, to, self.records_max, (KEYS,)
         ):
             waiting += records
             rows += sum(packed.rows for _, packed in records)
@@ -139,7 +135,7 @@ class DedupPartition:
         """What the store lacks and the log no longer holds must be too old to tell a repeat by."""
         to, unseen = self._claim.next_offset, dict(self._state.clocks)
         lost_ms = -1
-        async for records in exchange.read_range(self._log, self._topic, self._partition, log_start, to):
+        async for records in exchange.read_range(self._log, self._topic, self._partition, log_start, to, wanted=()):
             for _, packed in records:
                 known = packed.clock_ms > 0 and unseen.pop(packed.source, None) is not None
                 if known and packed.start > await self._first_mark(packed.source):
@@ -164,10 +160,7 @@ class DedupPartition:
             )
 
     async def process(self, records: Sequence[Record], position: int) -> None:
-        unpacked: list[tuple[int, Packed]] = []
-        for record in records:
-            value = record.value or b""
-            unpacked.append((record.offset, replace(unpack(value), checksum=zlib.crc32(value))))
+        unpacked = [(record.offset, unpack(record.value or b"", (KEYS, REST))) for record in records]
         for _, packed in unpacked:
             self._topology.check(self._topic, packed)
             if packed.source not in self._marks.by_source:
@@ -240,11 +233,8 @@ class DedupPartition:
 
     async def close(self) -> None:
         if self._store is not None:
-            try:
-                with suppress(TimeoutError):  # `release` flushes too, but nothing else can run meanwhile
-                    await asyncio.wait_for(self._store.flush(), FLUSH_SECONDS)
-            except PartitionHalted as halt:  # all totals are safe
-                log.warning("ids were not stored, and are read from the events topic again", cause=halt.cause)
+            self._stores.leave(self._partition, self._store)
+            self._store = None
 
     @property
     def held_up(self) -> bool:

@@ -22,6 +22,7 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
+    DBCompressionType,
     Env,
     IngestExternalFileOptions,
     Options,
@@ -72,6 +73,7 @@ def _options() -> Options:
     options.set_env(threads)
     options.set_memtable_prefix_bloom_ratio(0.015)  # most ids are new: a miss costs a quarter with a filter in memory
     options.set_memtable_whole_key_filtering(True)
+    options.set_compression_type(DBCompressionType.none())  # hashes do not shrink
     options.set_allow_concurrent_memtable_write(False)  # one writer
     options.set_keep_log_file_num(2)
     table = BlockBasedOptions()

@@ -14,7 +14,8 @@ from rollup_engine import exchange, injection
 from rollup_engine.clock import Clock
 from rollup_engine.config.model import Config
 from rollup_engine.errors import PartitionHalted
-from rollup_engine.exchange import NO_CLOCK_MS, Packed
+from rollup_engine.exchange import NO_CLOCK_MS
+from rollup_engine.packing import Packed
 from rollup_engine.ports import Log, Record, Sink
 from rollup_engine.progress import NOTHING, ROUTE, Claim
 from rollup_engine.route.router import Routed, Router, Tables

@@ -70,7 +70,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopping = asyncio.Event()
         self._shared_out = asyncio.Event()  # not between the two callbacks of a rebalance, when nothing is ours
         self._shared_out.set()
-        self._left, self._cut_short = False, False  # the group, at the end of a stop; that in the midst of a rebalance
+        self._left, self._cut_short = False, False  # our work, at a stop; that in the midst of a rebalance
         self._sessions: dict[TopicPartition, asyncio.Task[None]] = {}
         self._readers: dict[TopicPartition, KafkaReader | BucketReader] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -118,7 +118,18 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             raise BrokerUnavailable(f"Kafka does not let {self.stage} join group {self._group}: {error!r}.") from error
 
     async def on_stop(self) -> None:
-        """Every partition closes cleanly: what is pending is emitted. One that is stuck is left as after a crash."""
+        await self.finish()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._commit(), RETRY_SECONDS)
+        await stop_clients(self._consumer)
+
+    async def finish(self) -> None:
+        """Every partition closes cleanly: what is pending is emitted. One that is stuck is left as after a crash.
+
+        The first half of a stop. The partitions stay ours until the second one, in which we leave the group.
+        """
+        if self._left:
+            return
         self._kafka_answers = await self._kafka.answers()
         patience = STUCK_SECONDS if self._kafka_answers else GONE_SECONDS
         self._stopping.set()
@@ -136,9 +147,6 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 break
         self._left, self._cut_short = True, not self._shared_out.is_set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._commit(), RETRY_SECONDS)
-        await stop_clients(self._consumer)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         self._shared_out.clear()
@@ -158,7 +166,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         assigned = list(assigned)
         self._consumer.pause(*filter(self._of_a_bucket, assigned))  # there is nothing to fetch
         for one in assigned:
-            if self._drain or not self._stopping.is_set():
+            if not self._left and (self._drain or not self._stopping.is_set()):
                 self._sessions[one] = asyncio.create_task(
                     self._run(one), name=f"{self.stage} {one.topic}/{one.partition}"
                 )

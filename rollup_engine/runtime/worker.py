@@ -9,7 +9,6 @@ import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 import faust
@@ -24,7 +23,6 @@ from rollup_engine.clock import SystemClock
 from rollup_engine.config.model import Config
 from rollup_engine.config.settings import Settings
 from rollup_engine.dedup.stage import DedupPartition
-from rollup_engine.dedup.store import RocksIds
 from rollup_engine.errors import RollupError
 from rollup_engine.pipeline import StagePartition
 from rollup_engine.progress import DEDUP, ROLLUP, ROUTE
@@ -32,6 +30,7 @@ from rollup_engine.route.stage import RoutePartition
 from rollup_engine.runtime import schema
 from rollup_engine.runtime.alarms import Alarms
 from rollup_engine.runtime.buckets import with_buckets
+from rollup_engine.runtime.id_stores import IdStores
 from rollup_engine.runtime.kafka import KafkaLog, connection_options
 from rollup_engine.runtime.kafka_clients import hand_out_records_as_read
 from rollup_engine.runtime.postgres import PostgresSink
@@ -108,8 +107,9 @@ async def run(
                 _upkeep(role, pool, settings, config),
                 with_buckets(kafka_log, pool, settings.app_id, config.buckets if role == ROUTE else {}) as buckets,
             ):
-                services = _services(role, topology, kafka_log, buckets, sink, alarms, settings.state_dir, drain, ours)
-                await _serve(role, settings, services, web_port, stop.asked)
+                stores = IdStores(settings.state_dir / "ids" / topology.app_id, logged=kafka_log.cluster.embedded)
+                services = _services(role, topology, kafka_log, buckets, sink, alarms, stores, drain, ours)
+                await _serve(role, settings, services, stores, web_port, stop.asked)
     except asyncio.CancelledError:
         if not stop.at_once:
             raise
@@ -136,7 +136,12 @@ async def _upkeep(
 
 
 async def _serve(
-    role: str, settings: Settings, services: Sequence[StageService], web_port: int, stop: asyncio.Event
+    role: str,
+    settings: Settings,
+    services: Sequence[StageService],
+    stores: IdStores,
+    web_port: int,
+    stop: asyncio.Event,
 ) -> None:
     app = _App(
         f"{settings.app_id}-{role}",
@@ -166,6 +171,9 @@ async def _serve(
     if app.crashed:
         raise app.crash_reason or RuntimeError("a service crashed")
     log.info("stopping", role=role)
+    for service in reversed(services):
+        await service.finish()
+    await stores.close()  # totals first, and ids before another worker gets their partitions
     await app.stop()
     if not all(service.drained for service in services):
         raise RollupError(
@@ -181,7 +189,7 @@ def _services(
     buckets: BucketLog,
     sink: PostgresSink,
     alarms: Alarms,
-    state_dir: Path,
+    stores: IdStores,
     drain: bool,
     share: Share,
 ) -> list[StageService]:
@@ -189,7 +197,6 @@ def _services(
     clock = SystemClock()
     idle_ms = min(rollup.emit_every_ms for rollup in topology.config.rollups)
     idle_ms = max(idle_ms, 5_000)
-    ids, alone = state_dir / "ids" / topology.app_id, kafka.cluster.embedded
     tables = {deltas_topic(topology.app_id, table): table for table in topology.schemas}
 
     def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
@@ -213,9 +220,7 @@ def _services(
         service(
             DEDUP,
             [events_topic(topology.app_id)],
-            lambda one: DedupPartition(
-                topology, one.partition, kafka, sink, clock, lambda p: RocksIds(ids / str(p), logged=alone), idle_ms
-            ),
+            lambda one: DedupPartition(topology, one.partition, kafka, sink, clock, stores, idle_ms),
         ),
     ]
 

@@ -11,7 +11,8 @@ import msgspec
 import polars as pl
 
 from rollup_engine.clock import FIRST_MS
-from rollup_engine.exchange import Marks, Packed
+from rollup_engine.exchange import Marks
+from rollup_engine.packing import Packed
 from rollup_engine.ports import Span
 from rollup_engine.tables import Schema
 from rollup_engine.windows.aggregates import merge

@@ -19,7 +19,8 @@ from rollup_engine import injection
 from rollup_engine.clock import Clock
 from rollup_engine.config.model import Rollup
 from rollup_engine.emit import partials
-from rollup_engine.exchange import Marks, unpack
+from rollup_engine.exchange import Marks
+from rollup_engine.packing import unpack
 from rollup_engine.ports import Log, Record, Sink, Span
 from rollup_engine.progress import DEDUP, NOTHING, ROLLUP, ROUTE, Claim, Partials, Writes
 from rollup_engine.topology import Topology, check_held, deltas_topic, events_topic, source_name

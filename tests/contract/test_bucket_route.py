@@ -10,7 +10,8 @@ from rollup_engine.buckets.log import BucketLog
 from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Bucket, Config
 from rollup_engine.errors import BrokerUnavailable
-from rollup_engine.exchange import Marks, unpack
+from rollup_engine.exchange import Marks
+from rollup_engine.packing import unpack
 from rollup_engine.progress import ROUTE
 from rollup_engine.route.stage import RoutePartition
 from rollup_engine.route.state import RouteState

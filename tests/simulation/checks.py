@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import repeat
 
 from rollup_engine.config.model import Rollup
-from rollup_engine.exchange import unpack
+from rollup_engine.packing import unpack
 from rollup_engine.progress import ROUTE, Books
 from rollup_engine.route.router import EVENT
 from rollup_engine.runtime.memory import MemorySink

@@ -127,7 +127,7 @@ class Deployment:
         log, sink = GatedLog(session, self.log), GatedSink(session, self.sink)
         made: StagePartition
         if stage == DEDUP:
-            made = DedupPartition(self._topology, number, log, sink, self.clock, self._free_disk, IDLE_MS)
+            made = DedupPartition(self._topology, number, log, sink, self.clock, self, IDLE_MS)
         elif stage == ROLLUP:
             made = RollupPartition(self._topology, topic, number, log, sink, self.clock)
         else:
@@ -136,12 +136,16 @@ class Deployment:
         self.sessions[key].append(session)
         self.note(f"{name} starts")
 
-    def _free_disk(self, number: int) -> SeenIds:
+    def open(self, number: int) -> SeenIds:
+        """Of `ports.Stores`: on a disk that no other session has open."""
         for slot in (0, 1):
             self.disks.setdefault((number, slot), FaultyStore(self._next_store_fault))
         store = self.disks[number, self._rng.choice([slot for slot in (0, 1) if not self.disks[number, slot].taken])]
         store.taken = True
         return store
+
+    def leave(self, number: int, store: SeenIds) -> None:
+        store.close()
 
     def _next_store_fault(self) -> Fault:
         return self.store_fault()

@@ -16,7 +16,8 @@ from random import Random
 
 from rollup_engine import exchange
 from rollup_engine.errors import ClaimLost
-from rollup_engine.exchange import HOLE_MS_MAX, RECORD_BYTES_MAX, Packed
+from rollup_engine.exchange import HOLE_MS_MAX
+from rollup_engine.packing import RECORD_BYTES_MAX, Packed
 from rollup_engine.progress import DEDUP, ROLLUP, ROUTE
 from tests.simulation.checks import Violation
 from tests.simulation.deployment import EVENTS, Deployment, Key

@@ -6,7 +6,8 @@ import json
 from rollup_engine.config.model import Aggregate, Config, EventType, GroupColumn, Rollup, Timestamp
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate
 from rollup_engine.dedup.memory import MemoryIds
-from rollup_engine.exchange import Marks, Packed
+from rollup_engine.exchange import Marks
+from rollup_engine.packing import KEYS, REST, Packed, pack, unpack
 from rollup_engine.route.router import Router
 from rollup_engine.route.state import RouteState
 from rollup_engine.runtime.memory import MemoryRecord
@@ -42,6 +43,27 @@ def letters(*events: bytes, of: EventType = EVENT) -> list[dict[str, object]]:
     outcome = deduplicate(DedupState(), Marks({"raw/0": 0}), [(0, packed)], Config(events=(of,)), MemoryIds().get)
     frame = outcome.writes.dead_letters
     return [] if frame is None else frame.sort("source_offset").to_dicts()
+
+
+def test_the_text_of_an_id_is_read_only_for_its_letter() -> None:
+    """What the stage reads of a record is without it; each record's own is found again."""
+    state, marks, store = DedupState(), Marks({"raw/0": 0, "raw/1": 0}), MemoryIds()
+    records = []
+    for offset, (source, events) in enumerate(
+        [
+            ("raw/0", [usage("a", NOW_MS), usage("b", NOW_MS)]),
+            ("raw/1", [usage("c", NOW_MS), usage("b", NOW_MS, "2"), usage("a", NOW_MS, "2")]),
+        ]
+    ):
+        raw = [MemoryRecord(place, NOW_MS, value) for place, value in enumerate(events)]
+        routed = Router("raw", [EVENT], 1).route(RouteState(), raw, NOW_MS)
+        (value,) = pack(Packed("life", 1, source, 0, len(events), routed.state.clock_ms, routed.tables[0]))
+        records.append((offset, unpack(value, (KEYS, REST))))
+        assert "id" not in records[-1][1].tables["event:usage"].columns
+    outcome = deduplicate(state, marks, records, Config(events=(EVENT,)), store.get)
+    assert outcome.writes.dead_letters is not None
+    found = outcome.writes.dead_letters.sort("source_offset").select("source", "source_offset", "event_id").rows()
+    assert found == [("raw/1", 1, "b"), ("raw/1", 2, "a")]
 
 
 def usage(ident: str, at_ms: int, size: str = "1", region: str = "eu") -> bytes:

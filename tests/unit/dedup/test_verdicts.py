@@ -17,6 +17,7 @@ from rollup_engine.dedup.verdicts import (
     FUTURE,
     KEY_BYTES,
     LATE,
+    VERDICTS,
     Runs,
     decode,
     encode,
@@ -180,7 +181,7 @@ def judged_in_frames(log: list[Copy], cuts: list[int], horizon_ms: int, store: d
     for start, end in pairwise(bounds):
         frame = frame_of(log[start:end])
         judged = judge_frame(frame, lambda keys: [store.get(key) for key in keys], horizon_ms)
-        found += judged.verdicts.to_list()
+        found += [VERDICTS[code] for code in judged.codes.tolist()]
         store.update(zip(*judged.puts, strict=True))
     return found
 

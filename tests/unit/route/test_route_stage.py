@@ -11,7 +11,8 @@ import pytest
 from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Config
 from rollup_engine.errors import BrokerUnavailable, ClaimLost, PartitionHalted
-from rollup_engine.exchange import NO_CLOCK_MS, Packed, unpack
+from rollup_engine.exchange import NO_CLOCK_MS
+from rollup_engine.packing import Packed, unpack
 from rollup_engine.progress import DEDUP, NOTHING, ROUTE
 from rollup_engine.route.stage import RoutePartition
 from rollup_engine.route.state import NO_WATERMARK_MS, RouteState

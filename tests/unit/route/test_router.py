@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from rollup_engine.config.model import Aggregate
-from rollup_engine.exchange import Packed, pack
+from rollup_engine.packing import Packed, pack
 from rollup_engine.route.router import ORIGINAL_BYTES_MAX, Router
 from rollup_engine.route.state import NO_WATERMARK_MS, RouteState
 from rollup_engine.runtime.memory import MemoryRecord

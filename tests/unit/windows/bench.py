@@ -8,7 +8,7 @@ import polars as pl
 
 from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Aggregate, Config, EventType, Rollup, Timestamp
-from rollup_engine.exchange import Packed, pack
+from rollup_engine.packing import Packed, pack
 from rollup_engine.progress import DEDUP, ROLLUP, ROUTE, Position
 from rollup_engine.runtime.memory import MemoryLog, MemorySink
 from rollup_engine.tables import Schema

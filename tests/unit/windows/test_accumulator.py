@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_engine.emit import partials
-from rollup_engine.exchange import Marks, Packed
+from rollup_engine.exchange import Marks
+from rollup_engine.packing import Packed
 from rollup_engine.tables import Column, Schema
 from rollup_engine.windows import accumulator
 from rollup_engine.windows.accumulator import Accumulator

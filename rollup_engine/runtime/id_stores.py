@@ -1,0 +1,51 @@
+"""The id stores of one process, and how it parts with them.
+
+At a clean stop totals come first: the ids that dedup leaves behind are written once all that follows has emitted. What
+cannot be written is read from the events topic again.
+"""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from rollup_engine.dedup.store import RocksIds
+from rollup_engine.errors import PartitionHalted
+from rollup_engine.ports import SeenIds
+
+log = structlog.get_logger(__name__)
+FLUSH_SECONDS = 2.0
+
+
+class IdStores:
+    """Implements `ports.Stores`: one below `directory` for each events partition."""
+
+    def __init__(self, directory: Path, *, logged: bool) -> None:
+        """`logged`: see `RocksIds`."""
+        self._directory, self._logged = directory, logged
+        self._left: dict[int, SeenIds] = {}
+
+    def open(self, partition: int) -> SeenIds:
+        left = self._left.pop(partition, None)  # by a session that ended; a rebalance brought the partition back
+        return left if left is not None else RocksIds(self._directory / str(partition), logged=self._logged)
+
+    def leave(self, partition: int, store: SeenIds) -> None:
+        self._left[partition] = store
+
+    async def close(self) -> None:
+        """All side by side, in RocksDB's own threads; `close` writes too, but nothing else can run meanwhile."""
+        stores, self._left = list(self._left.values()), {}
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*map(_flush, stores)), FLUSH_SECONDS)
+        finally:
+            for store in stores:
+                store.close()
+
+
+async def _flush(store: SeenIds) -> None:
+    try:
+        await store.flush()
+    except PartitionHalted as halt:  # all totals are safe
+        log.warning("ids were not stored, and are read from the events topic again", cause=halt.cause)

@@ -1,0 +1,64 @@
+"""How a process parts with its id stores."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rollup_engine.dedup.memory import MemoryIds
+from rollup_engine.dedup.store import RocksIds
+from rollup_engine.errors import PartitionHalted
+from rollup_engine.runtime import id_stores
+from rollup_engine.runtime.id_stores import IdStores
+
+KEY, VALUE = b"k" * 16, b"v" * 16
+
+
+class Recording(MemoryIds):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    async def flush(self) -> None:
+        self.seen.append("flushed")
+
+    def close(self) -> None:
+        self.seen.append("closed")
+
+
+async def test_what_was_left_is_written_and_closed_at_the_end(tmp_path: Path) -> None:
+    stores = IdStores(tmp_path, logged=False)
+    store = stores.open(3)
+    store.write([KEY], [VALUE], 7, "life")
+    stores.leave(3, store)
+    await stores.close()
+    again = RocksIds(tmp_path / "3")
+    assert (again.position, again.get([KEY])) == (7, [VALUE])
+    assert list((tmp_path / "3").iterdir()) == [tmp_path / "3" / "0"], "not in another slot: the lock was given back"
+    again.close()
+
+
+async def test_a_partition_that_comes_back_gets_the_store_that_was_left(tmp_path: Path) -> None:
+    stores, left = IdStores(tmp_path, logged=False), Recording()
+    stores.leave(3, left)
+    assert stores.open(3) is left
+    await stores.close()
+    assert left.seen == [], "whoever has it open closes it"
+
+
+async def test_a_disk_in_trouble_does_not_hold_up_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Recording):
+        async def flush(self) -> None:
+            raise PartitionHalted("the disk is full", "make room")
+
+    class Stuck(Recording):
+        async def flush(self) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(id_stores, "FLUSH_SECONDS", 0.01)
+    stores, left = IdStores(tmp_path, logged=False), [Full(), Stuck(), Recording()]
+    for partition, store in enumerate(left):
+        stores.leave(partition, store)
+    async with asyncio.timeout(5):
+        await stores.close()
+    assert [store.seen for store in left] == [["closed"], ["closed"], ["flushed", "closed"]]
