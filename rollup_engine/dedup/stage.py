@@ -9,7 +9,8 @@ The store is written last, so it is never ahead of the sink. After a crash it is
 from the events topic, judging nothing, before the first record is judged.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 import msgspec
@@ -18,9 +19,10 @@ import structlog
 
 from rollup_engine import exchange, injection, keys
 from rollup_engine.clock import Clock
+from rollup_engine.config.model import Config
 from rollup_engine.dedup.deduplicator import DedupState, deduplicate, remember
 from rollup_engine.dedup.rebuilding import RebuildLookup
-from rollup_engine.dedup.verdicts import Lookup
+from rollup_engine.dedup.verdicts import Lookup, Puts
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.exchange import Marks
 from rollup_engine.packing import KEYS, REST, Packed, unpack
@@ -40,6 +42,7 @@ from rollup_engine.topology import (
 log = structlog.get_logger(__name__)
 BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
 REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
+THREAD_ROWS_MIN = 100_000
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
@@ -128,7 +131,7 @@ class DedupPartition:
         for batch in _batches(records, REBUILD_ROWS):
             config = await self._topology.config_of(batch[0][1].generation)
             position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
-            puts = remember([packed for _, packed in batch], config, lookup)
+            puts = await _beside_others(remember, [packed for _, packed in batch], config, lookup)
             store.write(*puts, position, self._incarnation)
 
     async def _check_lost(self, wanted: int, log_start: int) -> None:
@@ -243,6 +246,20 @@ class DedupPartition:
     def release(self) -> None:
         if self._store is not None:
             self._store.close()
+
+
+async def _beside_others(
+    judge: Callable[[Sequence[Packed], Config, Lookup], Puts], records: Sequence[Packed], config: Config, lookup: Lookup
+) -> Puts:
+    """In a thread where it is worth one: most of it is done outside of Python, and other partitions' turn meanwhile.
+    To its end, even where we are cancelled: `lookup` reads a store that is closed next."""
+    if sum(packed.rows for packed in records) < THREAD_ROWS_MIN:
+        return judge(records, config, lookup)
+    judging = asyncio.ensure_future(asyncio.to_thread(judge, records, config, lookup))
+    try:
+        return await asyncio.shield(judging)
+    finally:
+        await asyncio.wait((judging,))
 
 
 def _batches(records: Sequence[tuple[int, Packed]], rows_max: int = BATCH_ROWS_MAX) -> list[list[tuple[int, Packed]]]:

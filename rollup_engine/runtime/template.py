@@ -25,15 +25,29 @@ _ROLES = (  # what they import, with what Faust and uvicorn load once they begin
     "rollup_engine.runtime.worker",
     "faust.app.router",
     "faust.assignor",
-    "faust.tables",
+    "faust.events",
+    "faust.fixups.base",
+    "faust.fixups.django",
+    "faust.stores.base",
+    "faust.tables.objects",
+    "faust.tables.sets",
+    "faust.topics",
     "faust.transport.drivers.aiokafka",
     "faust.transport.conductor",
+    "faust.transport.utils",
     "faust.web.apps.production_index",
+    "faust.web.apps.router",
     "faust.web.apps.tables",
+    "faust.web.cache.backends.memory",
     "faust.web.drivers.aiohttp",
     "faust.worker",
 )
-_API = ("rollup_engine.api.serve", "uvicorn.lifespan.on", "uvicorn.protocols.http.auto")
+_API = (
+    "rollup_engine.api.serve",
+    "uvicorn.lifespan.on",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
+)
 TITLE = "rollup_engine template"
 _MESSAGE_BYTES_MAX = 1 << 16
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -226,7 +226,6 @@ def _services(
 
 
 def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> None:
-    @app.page("/health")
     async def health(web: View, request: Request) -> Response:
         """200 while every partition makes progress; 503 with cause and remedy for those that halted."""
         halted = [
@@ -243,7 +242,12 @@ def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> N
         answer = {"role": role, "healthy": not halted, "partitions": partitions, "halted": halted}
         return web.json(answer, status=503 if halted else 200)
 
-    @app.page("/metrics")
     async def metrics(web: View, request: Request) -> Response:
         """Prometheus' text format."""
         return web.bytes(generate_latest(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
+
+    # `app.page` would also have `inspect` look through all modules, and so write to pages shared with other roles.
+    for path, handler in (("/health", health), ("/metrics", metrics)):
+        view = View.from_handler(handler)
+        view.view_name = view.view_path = path
+        app.web.add_view(view)
