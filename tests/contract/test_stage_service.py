@@ -153,6 +153,26 @@ async def test_every_partition_is_read_in_order_and_closed(kafka_log: KafkaLog, 
     assert set(work.opened.values()) == {1}
 
 
+async def test_between_the_halves_of_a_stop_nothing_is_read(kafka_log: KafkaLog, topic: str) -> None:
+    """The stores of partitions are written then; a rebalance must not begin another session."""
+    work = Work()
+    await fill(kafka_log, topic, 30)
+    service = a_service(kafka_log, topic, work)
+    await service.start()
+    await until("the first records", lambda: work.taken == 30 * PARTITIONS)
+    await service.finish()
+    assert work.closed == set(range(PARTITIONS))
+    await fill(kafka_log, topic, 10, start=30)
+    everything = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    await service.on_partitions_revoked(everything)
+    await service.on_partitions_assigned(everything)
+    await asyncio.sleep(0.3)
+    assert in_order(work, 30)
+    await service.stop()
+    assert in_order(work, 30)
+    assert service.drained
+
+
 async def test_a_stop_works_off_what_there_is_by_then(kafka_log: KafkaLog, topic: str) -> None:
     work = Work()
     work.hold = asyncio.Event()

@@ -1,11 +1,11 @@
 """The guards of rule 1: every row is taken in once, and nothing that was lost on the way is passed over."""
 
-from rollup_engine import exchange
+from rollup_engine import exchange, packing
 from rollup_engine.dedup import stage as dedup_stage
 from rollup_engine.dedup.stage import DedupPartition
 from rollup_engine.exchange import Marks
 from rollup_engine.route.stage import RoutePartition
-from tests.simulation.mutant import without
+from tests.simulation.mutant import Change, without
 
 EXCHANGE = [
     without("rows below the mark are cut", exchange, "accept", "cut=mark", "cut=start"),
@@ -41,15 +41,16 @@ EXCHANGE = [
         "a row carries the events offset it comes from",
         dedup_stage,
         "deduplicate",
-        "pl.lit(offset, dtype=pl.Int64)",
-        "pl.lit(records[0][0], dtype=pl.Int64)",
+        "Part(packed, name, offset, taken.cut)",
+        "Part(packed, name, records[0][0], taken.cut)",
     ),
     without(
         "a cut record's clock is not its first part's",
-        exchange,
+        packing,
         "pack",
         ", clock_ms=min(0, packed.clock_ms)",
         "",
-        seed=169,
+        Change(exchange, "pack", ", clock_ms=min(0, packed.clock_ms)", ""),
+        seed=57,
     ),
 ]

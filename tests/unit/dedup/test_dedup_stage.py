@@ -1,5 +1,8 @@
 """The dedup stage on its own: rule 2's order, restarts, holes, and how long ids are kept."""
 
+import asyncio
+import threading
+import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -289,6 +292,36 @@ async def test_at_a_clean_stop_the_ids_are_left_to_be_written_later(bench: Bench
     await bench.partition.close()
     bench.partition.release()
     assert bench.left == [bench.store]
+
+
+async def test_a_rebuild_that_is_cut_off_ends_before_its_store_is_closed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is judged in a thread looks into the store."""
+    monkeypatch.setattr("rollup_engine.dedup.stage.THREAD_ROWS_MIN", 1)
+    await bench.start()
+    bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
+    await bench.work_off()
+    begun, happened = threading.Event(), []
+
+    class Slow(MemoryIds):
+        def get(self, keys: list[bytes]) -> list[bytes | None]:
+            begun.set()
+            time.sleep(0.2)
+            happened.append("looked up")
+            return super().get(keys)
+
+        def close(self) -> None:
+            happened.append("closed")
+
+    bench.store = Slow()
+    bench.store.write([], [], 0, "life")
+    opening = asyncio.create_task(bench.start())
+    await asyncio.to_thread(begun.wait, 5)
+    opening.cancel()
+    await asyncio.wait((opening,))
+    bench.partition.release()
+    assert happened == ["looked up", "closed"]
 
 
 async def test_records_without_rows_do_not_gather_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
