@@ -161,10 +161,11 @@ async def end_to_end(bed: Bed, events: int, number: int = 1) -> Run:
     all events are booked. `number`: of each role."""
     memory: dict[str, float] = {}
     emitted: list[float] = []
+    stopped = asyncio.Event()
     async with engine(bed, number) as (children, pool):
         roles = processes()
         started = time.perf_counter()
-        watching = asyncio.create_task(_watch_emissions(bed, emitted))
+        watching = asyncio.create_task(_watch_emissions(bed, emitted, stopped))
         before = {role: sum(map(_cpu, alike)) for role, alike in roles.items()}
         while (await collect(pool, bed.settings.app_id, None)).received < events:
             children.watch()
@@ -175,25 +176,28 @@ async def end_to_end(bed: Bed, events: int, number: int = 1) -> Run:
                 memory[role] = max(memory.get(role, 0.0), resident)
             await asyncio.sleep(0.2)
         cpu = {role: sum(map(_cpu, alike)) - before[role] for role, alike in roles.items()}
-    await asyncio.sleep(2 * _EMISSION_POLL_SECONDS)
-    watching.cancel()
+    stopped.set()
+    await watching
     return Run(emitted[-1] - started, cpu, memory)
 
 
-async def _watch_emissions(bed: Bed, emitted: list[float]) -> None:
-    """Adds when an emission was seen in Postgres: never before it was committed."""
+async def _watch_emissions(bed: Bed, emitted: list[float], stopped: asyncio.Event) -> None:
+    """Adds when an emission was seen in Postgres: never before it was committed. Looks once more when all has ended."""
     connection = await asyncpg.connect(bed.addresses.database)
     query = "SELECT sum(version) FROM rollup_engine.progress WHERE app_id = $1 AND stage = $2"
     latest = None
     try:
         while True:
+            last = stopped.is_set()
             versions = await connection.fetchval(query, bed.settings.app_id, progress.ROLLUP)
             if versions != latest:
                 latest = versions
                 emitted.append(time.perf_counter())
+            if last:
+                break
             await asyncio.sleep(_EMISSION_POLL_SECONDS)
     finally:
-        connection.terminate()
+        await connection.close()
 
 
 def processes() -> dict[str, list[psutil.Process]]:

@@ -131,7 +131,9 @@ def unpack(value: bytes, wanted: Collection[str] = (KEYS, REST, TEXT)) -> Packed
         header = msgspec.msgpack.decode(value[start:body], type=_Header)
         tables: dict[str, pl.DataFrame] = {}
         for table, size in header.tables:
-            tables[table] = _read(value[body : body + size])
+            pieces = _cut(_read(value[body : body + size]))
+            if parts := [pieces[piece] for piece in wanted if piece in pieces]:
+                tables[table] = pl.concat(parts, how="horizontal")
             body += size
         for table, piece, size in header.pieces:
             if piece in wanted:

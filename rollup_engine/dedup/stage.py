@@ -11,6 +11,7 @@ from the events topic, judging nothing, before the first record is judged.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
 import msgspec
@@ -44,6 +45,7 @@ BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs
 REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
 THREAD_ROWS_MIN = 100_000
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
+_judges = ThreadPoolExecutor(2, "judge")  # of a rebuild: each takes some 100 MB
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -252,14 +254,19 @@ async def _beside_others(
     judge: Callable[[Sequence[Packed], Config, Lookup], Puts], records: Sequence[Packed], config: Config, lookup: Lookup
 ) -> Puts:
     """In a thread where it is worth one: most of it is done outside of Python, and other partitions' turn meanwhile.
-    To its end, even where we are cancelled: `lookup` reads a store that is closed next."""
+    To its end, however often we are cancelled: `lookup` reads a store that is closed next."""
     if sum(packed.rows for packed in records) < THREAD_ROWS_MIN:
         return judge(records, config, lookup)
-    judging = asyncio.ensure_future(asyncio.to_thread(judge, records, config, lookup))
-    try:
-        return await asyncio.shield(judging)
-    finally:
-        await asyncio.wait((judging,))
+    judging = asyncio.get_running_loop().run_in_executor(_judges, judge, records, config, lookup)
+    cancelled: asyncio.CancelledError | None = None
+    while not judging.done():
+        try:
+            await asyncio.wait((judging,))
+        except asyncio.CancelledError as again:
+            cancelled = again
+    if cancelled is not None:
+        raise cancelled
+    return judging.result()
 
 
 def _batches(records: Sequence[tuple[int, Packed]], rows_max: int = BATCH_ROWS_MAX) -> list[list[tuple[int, Packed]]]:

@@ -73,7 +73,7 @@ def _options() -> Options:
     options.set_env(threads)
     options.set_memtable_prefix_bloom_ratio(0.015)  # most ids are new: a miss costs a quarter with a filter in memory
     options.set_memtable_whole_key_filtering(True)
-    options.set_compression_type(DBCompressionType.none())  # hashes do not shrink
+    options.set_compression_type(DBCompressionType.none())  # it saves 8 of an id's 43 bytes, for a sixth of the time
     options.set_allow_concurrent_memtable_write(False)  # one writer
     options.set_keep_log_file_num(2)
     table = BlockBasedOptions()

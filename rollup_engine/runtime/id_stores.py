@@ -5,13 +5,13 @@ cannot be written is read from the events topic again.
 """
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from rollup_engine.dedup.store import RocksIds
-from rollup_engine.errors import PartitionHalted
 from rollup_engine.ports import SeenIds
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,12 @@ class IdStores:
     def leave(self, partition: int, store: SeenIds) -> None:
         self._left[partition] = store
 
+    def let_go(self, partitions: Iterable[int]) -> None:
+        """Close what was left of these at once: another worker may want it now."""
+        for partition in partitions:
+            if (store := self._left.pop(partition, None)) is not None:
+                _close(store)
+
     async def close(self) -> None:
         """All side by side, in RocksDB's own threads; `close` writes too, but nothing else can run meanwhile."""
         stores, self._left = list(self._left.values()), {}
@@ -41,11 +47,22 @@ class IdStores:
                 await asyncio.wait_for(asyncio.gather(*map(_flush, stores)), FLUSH_SECONDS)
         finally:
             for store in stores:
-                store.close()
+                _close(store)
 
 
 async def _flush(store: SeenIds) -> None:
     try:
         await store.flush()
-    except PartitionHalted as halt:  # all totals are safe
-        log.warning("ids were not stored, and are read from the events topic again", cause=halt.cause)
+    except Exception as error:  # noqa: BLE001 - rocksdict raises plain Exception for every fault; all totals are safe
+        _warn(error)
+
+
+def _close(store: SeenIds) -> None:
+    try:
+        store.close()
+    except Exception as error:  # noqa: BLE001 - the same: the stop goes on
+        _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    log.warning("ids were not stored, and are read from the events topic again", error=str(error))

@@ -34,10 +34,10 @@ class Constant:
 
 ROUTE_US = Constant(3.4, "µs of CPU/event", "route", "benchmark end_to_end, Apache Kafka")
 WORK_US = Constant(4.0, "µs of CPU/event", "work, one rollup", "benchmark end_to_end, Apache Kafka")
-EVENT_BYTES = Constant(57, "bytes/event", "an event on the events topic, zstd", "benchmark footprint")
+EVENT_BYTES = Constant(56, "bytes/event", "an event on the events topic, zstd", "benchmark footprint")
 DELTA_BYTES = Constant(22, "bytes/event", "an event on a deltas topic at worst, zstd", "a record of 2,500, packed")
 RECORD_BYTES = Constant(1_500, "bytes", "what a packed record adds to its rows", "a record of 1 delta, packed")
-ID_BYTES = Constant(35, "bytes/id", "a remembered id on disk", "benchmark footprint")
+ID_BYTES = Constant(43, "bytes/id", "a remembered id on disk", "benchmark footprint")
 FILTER_BYTES = Constant(1.5, "bytes/id", "filters and index of the id store", "its setting: 10 bits; a store of 100 M")
 ROW_BYTES = Constant(210, "bytes/row", "a partial rollup with its index entry", "added up from the columns; no WAL")
 GROUP_BYTES = Constant(300, "bytes/group", "a group in memory", "added up from the columns")

@@ -55,9 +55,10 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         drain: bool,
         buckets: BucketLog | None = None,
         share: Callable[[int], bool] = lambda partition: True,
+        let_go: Callable[[Iterable[int]], None] = lambda partitions: None,
     ) -> None:
         """`drain`: a clean stop first works off what its topics hold by then; for a broker that ends with us. What is
-        in `buckets` outlives us: it is left where it is.
+        in `buckets` outlives us: it is left where it is. `let_go` is called with partitions that are no longer ours.
 
         Such a one on an embedded broker takes every partition of its `share` without asking a group: that broker lets a
         group wait 5 s before it begins, and 18 s for one that died. Another worker beside it still gets what it claims.
@@ -68,6 +69,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._kafka, self._make, self._alarms, self._buckets = kafka, make, alarms, buckets
         self._starting: set[TopicPartition] = set()  # no progress yet since their session began
         self._stopping = asyncio.Event()
+        self._let_go = let_go
         self._shared_out = asyncio.Event()  # not between the two callbacks of a rebalance, when nothing is ours
         self._shared_out.set()
         self._left, self._cut_short = False, False  # our work, at a stop; that in the midst of a rebalance
@@ -154,6 +156,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._let_go([one.partition for one in revoked])
         self._readers.clear()
         self._committed.clear()
         if not self._left:

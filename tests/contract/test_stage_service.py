@@ -164,7 +164,10 @@ async def test_between_the_halves_of_a_stop_nothing_is_read(kafka_log: KafkaLog,
     assert work.closed == set(range(PARTITIONS))
     await fill(kafka_log, topic, 10, start=30)
     everything = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    gone: list[int] = []
+    service._let_go = gone.extend
     await service.on_partitions_revoked(everything)
+    assert gone == list(range(PARTITIONS))
     await service.on_partitions_assigned(everything)
     await asyncio.sleep(0.3)
     assert in_order(work, 30)

@@ -46,19 +46,37 @@ async def test_a_partition_that_comes_back_gets_the_store_that_was_left(tmp_path
     assert left.seen == [], "whoever has it open closes it"
 
 
+async def test_what_was_left_of_a_partition_is_closed_as_soon_as_another_worker_may_want_it(tmp_path: Path) -> None:
+    stores, left, others = IdStores(tmp_path, logged=False), Recording(), Recording()
+    stores.leave(3, left)
+    stores.leave(4, others)
+    stores.let_go([2, 3])
+    assert (left.seen, others.seen) == (["closed"], [])
+    await stores.close()
+    assert (left.seen, others.seen) == (["closed"], ["flushed", "closed"])
+
+
 async def test_a_disk_in_trouble_does_not_hold_up_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(Recording):
         async def flush(self) -> None:
             raise PartitionHalted("the disk is full", "make room")
+
+    class ReadOnly(Recording):
+        async def flush(self) -> None:
+            raise OSError("Read-only file system")
+
+        def close(self) -> None:
+            super().close()
+            raise OSError("Read-only file system")
 
     class Stuck(Recording):
         async def flush(self) -> None:
             await asyncio.Event().wait()
 
     monkeypatch.setattr(id_stores, "FLUSH_SECONDS", 0.01)
-    stores, left = IdStores(tmp_path, logged=False), [Full(), Stuck(), Recording()]
+    stores, left = IdStores(tmp_path, logged=False), [ReadOnly(), Full(), Stuck(), Recording()]
     for partition, store in enumerate(left):
         stores.leave(partition, store)
     async with asyncio.timeout(5):
         await stores.close()
-    assert [store.seen for store in left] == [["closed"], ["closed"], ["flushed", "closed"]]
+    assert [store.seen for store in left] == [["closed"], ["closed"], ["closed"], ["flushed", "closed"]]
