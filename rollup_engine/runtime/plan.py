@@ -32,8 +32,8 @@ class Constant:
     source: str
 
 
-ROUTE_US = Constant(3.4, "µs of CPU/event", "route", "benchmark end_to_end, Apache Kafka")
-WORK_US = Constant(4.0, "µs of CPU/event", "work, one rollup", "benchmark end_to_end, Apache Kafka")
+ROUTE_US = Constant(3.3, "µs of CPU/event", "route", "benchmark end_to_end, Apache Kafka")
+WORK_US = Constant(3.7, "µs of CPU/event", "work, one rollup", "benchmark end_to_end, Apache Kafka")
 EVENT_BYTES = Constant(56, "bytes/event", "an event on the events topic, zstd", "benchmark footprint")
 DELTA_BYTES = Constant(22, "bytes/event", "an event on a deltas topic at worst, zstd", "a record of 2,500, packed")
 RECORD_BYTES = Constant(1_500, "bytes", "what a packed record adds to its rows", "a record of 1 delta, packed")
