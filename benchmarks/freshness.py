@@ -153,7 +153,7 @@ def main(options: argparse.Namespace) -> list[Suite]:
         "Kafka": options.kafka,
     }
     notes = [
-        "From Kafka's acknowledgement of an event to its group being in the view. The sender shares the cores: the full"
-        " rate is what is booked while it sends as fast as it can."
+        "From Kafka's acknowledgement of an event to its group being in the view.",
+        "The sender shares the cores: the full rate is what is booked while it sends as fast as it can.",
     ]
     return [Suite("freshness", "Freshness", parameters, rows, notes, options.runs)]
