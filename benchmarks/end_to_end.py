@@ -1,8 +1,8 @@
 """Events per second of the whole path, beside yardsticks on the same topic in the same run.
 
 N events already lie on the raw topic. The engine runs `route` and `work` as processes, with deduplication, durable
-hand-overs and the fenced transaction; its clock runs from all partitions being open until every
-total is in Postgres. Its figure counts only where totals and books equal the recount.
+hand-overs and the fenced transaction; its clock runs from all partitions being open until every total is in Postgres.
+Its figure counts only where totals and books equal the recount.
 """
 
 import argparse

@@ -10,6 +10,8 @@ import asyncio
 import statistics
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -79,30 +81,33 @@ class Probes:
         return sorted(max(0.0, self._seen[name] - at) for name, at in self._acknowledged.items())
 
 
-async def _full_rate(bed: Bed, traffic: Traffic) -> float:
-    """Events a second that are booked while they are sent as fast as that goes."""
+@asynccontextmanager
+async def _working(bed: Bed) -> AsyncIterator[None]:
+    """The topic made and both roles at work on it; stopped cleanly after the block."""
     await bed.make_topic(TOPIC)
-    async with workers(bed) as running, Books.of(bed) as books:
+    async with workers(bed) as running:
         running.start("route")
         running.start("work")
         await running.ready(PARTITIONS)
+        yield
+        await running.stop()
+
+
+async def _full_rate(bed: Bed, traffic: Traffic) -> float:
+    """Events a second that are booked while they are sent as fast as that goes."""
+    async with _working(bed), Books.of(bed) as books:
         started = time.perf_counter()
         await asyncio.gather(bed.feed(traffic.values()), books.reach(traffic.events))
         seconds = time.perf_counter() - started
-        await running.stop()
     return traffic.events / seconds
 
 
 async def _fresh(bed: Bed, rate: float, seconds: float) -> list[float]:
     """Freshness of every probe, sorted, at so many events a second for so long."""
-    await bed.make_topic(TOPIC)
     events, probes = int(rate * (seconds + WARM_SECONDS)), Probes()
     kept = Traffic(-(-events // FILE_EVENTS) * FILE_EVENTS)  # no file for every rate there may be
     values = islice(kept.values(), events)
-    async with workers(bed) as running:
-        running.start("route")
-        running.start("work")
-        await running.ready(PARTITIONS)
+    async with _working(bed):
         watching = asyncio.create_task(probes.watch(bed.addresses.database))
         load = asyncio.create_task(bed.feed(values, rate=rate))
         await asyncio.sleep(WARM_SECONDS)
@@ -110,7 +115,6 @@ async def _fresh(bed: Bed, rate: float, seconds: float) -> list[float]:
         await load
         await probes.all_seen()
         watching.cancel()
-        await running.stop()
     return probes.seconds()
 
 

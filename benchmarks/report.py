@@ -49,8 +49,8 @@ of it again, which takes hours; every section names the command that measures it
   begin again. Faust, quixstreams, bytewax and pathway remember an id within its own group only, so they would count a
   repeat with another payload twice, and they write to no database. DuckDB and Polars read a file that is complete.
   Their programs are in `benchmarks/yardsticks/`, one small file each, as their own documentation has it.
-- **Clocks.** The engine's runs from all partitions being open until every total is seen in Postgres. A
-  yardstick's runs from its first event until its totals are complete, in memory.
+- **Clocks.** The engine's runs from all partitions being open until every total is seen in Postgres. A yardstick's
+  runs from its first event until its totals are complete, in memory.
 - **The events** are JSON with an id, a customer, a time, a size, a speed and a path. One in fifty repeats one of the
   50,000 before it. They spread over two hours of event time, 1,000 customers and 3 speeds, unless a table says
   otherwise.

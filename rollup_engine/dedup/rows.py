@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from rollup_engine.packing import TEXT, Packed, unpack
+from rollup_engine.packing import PIECES, TEXT, Packed, unpack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ID = "id"
+(ID,) = PIECES[TEXT]
 
 
 class Part(NamedTuple):

@@ -10,7 +10,7 @@ from the events topic, judging nothing, before the first record is judged.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
@@ -133,7 +133,7 @@ class DedupPartition:
         for batch in _batches(records, REBUILD_ROWS):
             config = await self._topology.config_of(batch[0][1].generation)
             position = batch[-1][0] + 1  # in one write with the ids: taken in twice, their order would be another
-            puts = await _beside_others(remember, [packed for _, packed in batch], config, lookup)
+            puts = await _beside_others([packed for _, packed in batch], config, lookup)
             store.write(*puts, position, self._incarnation)
 
     async def _check_lost(self, wanted: int, log_start: int) -> None:
@@ -250,14 +250,12 @@ class DedupPartition:
             self._store.close()
 
 
-async def _beside_others(
-    judge: Callable[[Sequence[Packed], Config, Lookup], Puts], records: Sequence[Packed], config: Config, lookup: Lookup
-) -> Puts:
-    """In a thread where it is worth one: most of it is done outside of Python, and other partitions' turn meanwhile.
-    To its end, however often we are cancelled: `lookup` reads a store that is closed next."""
+async def _beside_others(records: Sequence[Packed], config: Config, lookup: Lookup) -> Puts:
+    """`remember`, in a thread where it is worth one: most of it is done outside of Python, and it is other partitions'
+    turn meanwhile. To its end, however often we are cancelled: `lookup` reads a store that is closed next."""
     if sum(packed.rows for packed in records) < THREAD_ROWS_MIN:
-        return judge(records, config, lookup)
-    judging = asyncio.get_running_loop().run_in_executor(_judges, judge, records, config, lookup)
+        return remember(records, config, lookup)
+    judging = asyncio.get_running_loop().run_in_executor(_judges, remember, records, config, lookup)
     cancelled: asyncio.CancelledError | None = None
     while not judging.done():
         try:

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from rollup_engine.keys import FIELDS_MASK, pairs, to_bytes
+from rollup_engine.packing import KEYS, PIECES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ Runs = tuple[tuple[int, int], ...]
 Puts = tuple[list[bytes], list[bytes]]  # ids to remember: keys, each once, and the value of each
 Lookup = Callable[[list[bytes]], list[bytes | None]]
 _RUN = struct.Struct(">Qq")
-JUDGED_BY: Final = ("id_hash", "payload", "clock_ms", "future", "late")
+JUDGED_BY: Final = PIECES[KEYS]
 """The columns that verdicts follow from."""
 KEY_BYTES = 16
 

@@ -27,7 +27,7 @@ class IdStores:
         self._left: dict[int, SeenIds] = {}
 
     def open(self, partition: int) -> SeenIds:
-        left = self._left.pop(partition, None)  # by a session that ended; a rebalance brought the partition back
+        left = self._left.pop(partition, None)  # by a session that ended: it still holds the lock
         return left if left is not None else RocksIds(self._directory / str(partition), logged=self._logged)
 
     def leave(self, partition: int, store: SeenIds) -> None:

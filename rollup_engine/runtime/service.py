@@ -55,7 +55,7 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         drain: bool,
         buckets: BucketLog | None = None,
         share: Callable[[int], bool] = lambda partition: True,
-        let_go: Callable[[Iterable[int]], None] = lambda partitions: None,
+        let_go: Callable[[Iterable[int]], None] | None = None,
     ) -> None:
         """`drain`: a clean stop first works off what its topics hold by then; for a broker that ends with us. What is
         in `buckets` outlives us: it is left where it is. `let_go` is called with partitions that are no longer ours.
@@ -156,7 +156,8 @@ class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._let_go([one.partition for one in revoked])
+        if self._let_go is not None:
+            self._let_go([one.partition for one in revoked])
         self._readers.clear()
         self._committed.clear()
         if not self._left:

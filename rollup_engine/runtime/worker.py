@@ -201,7 +201,7 @@ def _services(
 
     def service(stage: str, topics: Sequence[str], make: Callable[[TopicPartition], StagePartition]) -> StageService:
         group, ours = f"{topology.app_id}.{stage}", share.is_last if stage == ROLLUP else share.has
-        let_go = stores.let_go if stage == DEDUP else lambda partitions: None
+        let_go = stores.let_go if stage == DEDUP else None
         return StageService(
             stage, group, topics, kafka, make, alarms, drain=drain, buckets=buckets, share=ours, let_go=let_go
         )

@@ -133,16 +133,22 @@ async def fill(log: KafkaLog, topic: str, count: int, start: int = 0) -> None:
     await asyncio.gather(*map(one, range(PARTITIONS)))
 
 
+async def begun(log: KafkaLog, topic: str, work: Work, count: int) -> StageService:
+    """A service that has taken `count` records of each partition."""
+    await fill(log, topic, count)
+    service = a_service(log, topic, work)
+    await service.start()
+    await until("the first records", lambda: work.taken == count * PARTITIONS)
+    return service
+
+
 def in_order(work: Work, count: int) -> bool:
     return all(work.values[p] == [b"%d" % number for number in range(count)] for p in range(PARTITIONS))
 
 
 async def test_every_partition_is_read_in_order_and_closed(kafka_log: KafkaLog, topic: str) -> None:
     work = Work()
-    await fill(kafka_log, topic, 30)
-    service = a_service(kafka_log, topic, work)
-    await service.start()
-    await until("the first records", lambda: work.taken == 30 * PARTITIONS)
+    service = await begun(kafka_log, topic, work, 30)
     await fill(kafka_log, topic, 30, start=30)
     await until("the others", lambda: work.taken == 60 * PARTITIONS)
     assert service.partitions == PARTITIONS
@@ -156,10 +162,7 @@ async def test_every_partition_is_read_in_order_and_closed(kafka_log: KafkaLog, 
 async def test_between_the_halves_of_a_stop_nothing_is_read(kafka_log: KafkaLog, topic: str) -> None:
     """The stores of partitions are written then; a rebalance must not begin another session."""
     work = Work()
-    await fill(kafka_log, topic, 30)
-    service = a_service(kafka_log, topic, work)
-    await service.start()
-    await until("the first records", lambda: work.taken == 30 * PARTITIONS)
+    service = await begun(kafka_log, topic, work, 30)
     await service.finish()
     assert work.closed == set(range(PARTITIONS))
     await fill(kafka_log, topic, 10, start=30)
