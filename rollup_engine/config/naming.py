@@ -34,6 +34,9 @@ FIXED_COLUMNS: Final = frozenset(
 )
 """Columns every rollup has, and the alias readers know `count` by."""
 
+INNER_COLUMNS: Final = frozenset({"offset", "window_ms"})
+"""What deltas have beside a rollup's columns, on their way to Postgres."""
+
 SYSTEM_COLUMNS: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 """Postgres refuses user columns of these names (PostgreSQL manual, "System Columns")."""
 

@@ -15,6 +15,7 @@ from rollup_engine.config.draft import Amount, Draft, DraftRollup, Group
 from rollup_engine.config.durations import DAY_MS, format_duration
 from rollup_engine.config.naming import (
     FIXED_COLUMNS,
+    INNER_COLUMNS,
     NAME_BYTES_MAX,
     SYSTEM_COLUMNS,
     TABLE_SUFFIX,
@@ -39,6 +40,7 @@ _HANDY_WINDOWS += [hours * 3_600_000 for hours in (1, 2, 3, 4, 6, 8, 12, 24)]
 _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")  # org.apache.kafka.common.internals.Topic
 _BUCKET_TOPIC = re.compile(r"bucket\.[^.]*\.[0-9a-f]{8}")  # config.model.Bucket.topic
 _BARE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]*")
+_OUR_COLUMNS = FIXED_COLUMNS | INNER_COLUMNS
 
 
 def events_are_declared_once(drafts: Sequence[Draft]) -> Iterator[Problem]:
@@ -154,6 +156,8 @@ def columns_are_free(drafts: Sequence[Draft]) -> Iterator[Problem]:
             column = column_of(entry)
             if column in FIXED_COLUMNS:
                 holder = "a column that every rollup has"
+            elif column in INNER_COLUMNS:
+                holder = "a name that the engine keeps for itself"
             elif column in SYSTEM_COLUMNS:
                 holder = "a column that Postgres keeps for itself"
             elif table and column in (table, table + TABLE_SUFFIX):
@@ -167,7 +171,7 @@ def columns_are_free(drafts: Sequence[Draft]) -> Iterator[Problem]:
             else:
                 held[column] = entry
                 continue
-            taken = FIXED_COLUMNS | {column_of(other) for other in entries} | {table}
+            taken = _OUR_COLUMNS | {column_of(other) for other in entries} | {table}
             place = entry.alias.place if entry.alias else entry.path.place
             yield place.problem(f"{_shown(entry)} becomes column '{column}', {holder}", _rename(entry, column, taken))
 
@@ -254,7 +258,7 @@ def _shown(entry: Group | Amount) -> str:
 
 def _rename(entry: Group | Amount, column: str, taken: frozenset[str | None]) -> str:
     stem = column[: NAME_BYTES_MAX - 6]
-    names = chain([f"event_{stem}"] if column in FIXED_COLUMNS else [], (f"{stem}_{n}" for n in count(2)))
+    names = chain([f"event_{stem}"] if column in _OUR_COLUMNS else [], (f"{stem}_{n}" for n in count(2)))
     free = next(name for name in names if name not in taken)
     if entry.alias:
         return f"Write another name after 'as:', such as {free}."

@@ -30,7 +30,8 @@ class Part(NamedTuple):
     @property
     def frame(self) -> pl.DataFrame:
         """Without the texts of ids, which the record may have been read without."""
-        return self.packed.tables[self.table].drop(ID, strict=False)
+        frame = self.packed.tables[self.table]
+        return frame.drop(ID) if ID in frame.columns else frame
 
     @property
     def ids(self) -> pl.Series:

@@ -45,7 +45,7 @@ BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs
 REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
 THREAD_ROWS_MIN = 100_000
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows
-_judges = ThreadPoolExecutor(2, "judge")  # of a rebuild: each takes some 100 MB
+_judge = ThreadPoolExecutor(1, "judge")  # of a rebuild, one batch after the other: each takes some 100 MB
 _EXPIRE_STEPS_PER_PUT = 2  # the round over the store keeps pace with its growth
 
 
@@ -252,15 +252,18 @@ class DedupPartition:
 
 async def _beside_others(records: Sequence[Packed], config: Config, lookup: Lookup) -> Puts:
     """`remember`, in a thread where it is worth one: most of it is done outside of Python, and it is other partitions'
-    turn meanwhile. To its end, however often we are cancelled: `lookup` reads a store that is closed next."""
+    turn meanwhile. What has begun is waited for, however often we are cancelled: its store is closed next."""
     if sum(packed.rows for packed in records) < THREAD_ROWS_MIN:
         return remember(records, config, lookup)
-    judging = asyncio.get_running_loop().run_in_executor(_judges, remember, records, config, lookup)
+    job = _judge.submit(remember, records, config, lookup)
+    judging = asyncio.wrap_future(job)
     cancelled: asyncio.CancelledError | None = None
     while not judging.done():
         try:
             await asyncio.wait((judging,))
         except asyncio.CancelledError as again:
+            if job.cancel():  # it had not begun
+                raise
             cancelled = again
     if cancelled is not None:
         raise cancelled

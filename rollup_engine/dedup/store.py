@@ -11,9 +11,12 @@ tell, and nothing is answered from it.
 import asyncio
 import re
 import shutil
+from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
+from operator import gt
 from pathlib import Path
 
 import msgspec
@@ -132,14 +135,17 @@ class RocksIds:
         if not oldest_ms and values:
             oldest_ms = last_seen_ms(values[0])
         meta = _Meta(_FORMAT, position, incarnation, oldest_ms)
-        keys, values = [*keys, META], [*values, msgspec.msgpack.encode(meta)]
+        stored = msgspec.msgpack.encode(meta)
         with self._intact():
             if len(keys) < _FILE_IDS_MIN:
                 batch = WriteBatch(raw_mode=True)
                 deque(map(batch.put, keys, values), maxlen=0)
+                batch.put(META, stored)
                 self._db.write(batch, self._writing)
             else:
-                self._add_file(keys, values)
+                keys, values = _in_order(keys, values)
+                at = bisect(keys, META)
+                self._add_file([*keys[:at], META, *keys[at:]], [*values[:at], stored, *values[at:]])
         self._meta = meta
 
     def _add_file(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
@@ -151,8 +157,7 @@ class RocksIds:
         moved.set_move_files(True)
         try:
             writer.open(str(path))
-            for place in sorted(range(len(keys)), key=keys.__getitem__):
-                writer[keys[place]] = values[place]
+            deque(map(writer.__setitem__, keys, values), maxlen=0)
             writer.finish()
             self._db.ingest_external_file([str(path)], moved)
         finally:
@@ -237,6 +242,14 @@ class RocksIds:
             log.warning(
                 "the latest ids were not stored, and will be read from the events topic again", error=str(error)
             )
+
+
+def _in_order(keys: Sequence[bytes], values: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """By key, as the ids of one event type come already."""
+    if not any(map(gt, keys, islice(keys, 1, None))):
+        return keys, values
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return [keys[place] for place in order], [values[place] for place in order]
 
 
 def _opened(path: Path) -> Rdict:

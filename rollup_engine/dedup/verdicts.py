@@ -10,10 +10,10 @@ This module is pure: no clock, no store.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -101,39 +101,67 @@ def judge_frame(frame: pl.DataFrame, lookup: Lookup, horizon_ms: int) -> Judged:
     """Judges rows in log order, all of one event type: columns `JUDGED_BY`.
 
     They are worked off by id: verdicts on one id know nothing of others, and the store answers and takes in keys in
-    order for less. Rows whose id is new and stands once in the frame are judged as columns; the others one by one.
+    order for less. Ids whose copies, with what is remembered, have one payload and lie within one horizon are judged as
+    columns: once one is counted, all after it are duplicates. The others row by row, and those of several
+    copies of which one is late or future.
     """
     keys = to_bytes(frame["id_hash"])
     order = _in_order(keys)
     keys = keys[order]
     payload, clock_ms, future, late = (frame[name].to_numpy()[order] for name in JUDGED_BY[1:])
-    ids: list[bytes] = keys.tolist()
-    found = lookup(ids)
-    again = np.zeros(len(ids) + 1, dtype=np.bool_)  # in order of keys, an id that stands twice has it beside it
-    again[1:-1] = keys[1:] == keys[:-1]
-    plain = ~(again[:-1] | again[1:])
-    plain[[row for row, value in enumerate(found) if value is not None]] = False
+    first = np.ones(len(keys), dtype=np.bool_)
+    first[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(first)
+    copies = np.diff(starts, append=len(keys))
+    ids: list[bytes] = keys[starts].tolist()
+    values = lookup(ids)
+    seen = _Seen.of(values)
+
+    payloads = payload[starts]
+    payloads[seen.ids] = seen.payload
+    earliest, latest = np.minimum.reduceat(clock_ms, starts), np.maximum.reduceat(clock_ms, starts)
+    earliest[seen.ids] = np.minimum(earliest[seen.ids], seen.at_ms)
+    latest[seen.ids] = np.maximum(latest[seen.ids], seen.at_ms)
+    plain = (copies == 1) | ~np.logical_or.reduceat(future | late, starts)
+    plain &= (latest - earliest).view(np.uint64) <= horizon_ms  # up to 2^64 apart
+    plain &= ~np.logical_or.reduceat(payload != payloads.repeat(copies), starts)
+    plain[seen.of_several_runs] = False
+
     codes = np.where(future, CODES[FUTURE], np.where(late, CODES[LATE], CODES[COUNTED]))
-    new = plain & (codes == CODES[COUNTED])
-    values = pairs(payload, clock_ms)  # as `encode` has them
-    puts: Puts = list(compress(ids, new.tolist())), values[new].tolist()
-    others = np.flatnonzero(~plain)
-    if others.size:
-        runs: dict[bytes, Runs] = {}
-        changed: list[int] = []
-        copies = zip(*(column[others].tolist() for column in (payload, clock_ms, future, late)), strict=True)
-        for row, (of_payload, at_ms, is_future, is_late) in zip(others.tolist(), copies, strict=True):
-            key, value = ids[row], found[row]
-            before = runs[key] if key in runs else decode(value) if value is not None else ()
-            verdict, runs[key] = judge(before, of_payload, at_ms, horizon_ms, future=is_future, late=is_late)
-            changed.append(CODES[verdict])
-        remembered = {key: after for key, after in runs.items() if after}
-        puts[0].extend(remembered)
-        puts[1].extend(map(encode, remembered.values()))
-        codes[others] = changed
+    codes[~first] = CODES[DUPLICATE]
+    codes[starts[seen.ids]] = CODES[DUPLICATE]
+    put = (plain & (codes[starts] <= CODES[DUPLICATE])).tolist()
+    after: list[bytes] = pairs(payloads, latest).tolist()  # as `encode` has it
+    for number in np.flatnonzero(~plain).tolist():
+        value = values[number]
+        runs = decode(value) if value is not None else ()
+        for row in range(starts[number], starts[number] + copies[number]):
+            copy = int(payload[row]), int(clock_ms[row])
+            verdict, runs = judge(runs, *copy, horizon_ms, future=bool(future[row]), late=bool(late[row]))
+            codes[row] = CODES[verdict]
+        put[number], after[number] = bool(runs), encode(runs)
+    puts = list(compress(ids, put)), list(compress(after, put))
     judged = np.empty(len(codes), dtype=np.uint8)
     judged[order] = codes
     return Judged(judged, puts)
+
+
+class _Seen(NamedTuple):
+    """What is remembered of ids, by their numbers: of each in `ids` one run, and of the others several."""
+
+    ids: "NDArray[np.intp]"
+    payload: "NDArray[np.uint64]"
+    at_ms: "NDArray[np.int64]"
+    of_several_runs: "NDArray[np.intp]"
+
+    @classmethod
+    def of(cls, values: Sequence[bytes | None]) -> "_Seen":
+        found = list(filter(None, values))  # nothing remembered is of no bytes
+        numbers = np.fromiter(compress(range(len(values)), values), dtype=np.intp, count=len(found))
+        single = np.fromiter((len(value) == _RUN.size for value in found), dtype=np.bool_, count=len(found))
+        runs = np.frombuffer(b"".join(compress(found, single)), dtype=[("payload", ">u8"), ("at_ms", ">i8")])
+        payload, at_ms = runs["payload"].astype(np.uint64), runs["at_ms"].astype(np.int64)
+        return cls(numbers[single], payload, at_ms, numbers[~single])
 
 
 def _in_order(keys: "NDArray[np.void]") -> "NDArray[np.intp]":

@@ -142,11 +142,13 @@ def _text(
         for row in (sizes.fill_null(0) == 0).arg_true():
             state = "missing" if text[row] is None else "empty"
             bad.setdefault(row, Undecodable(f"missing_{code}", f"the {what} ({path!r}) is {state}"))
-    for row in text.str.contains("\x00", literal=True).fill_null(False).arg_true():
-        bad.setdefault(row, Undecodable(f"invalid_{code}", f"the {what} ({path!r}) holds the character U+0000"))
-    for row in (sizes > TEXT_BYTES_MAX).fill_null(False).arg_true():
-        why = f"the {what} ({path!r}) is longer than {TEXT_BYTES_MAX:,} bytes"
-        bad.setdefault(row, Undecodable(f"invalid_{code}", why))
+    for wrong, of_it in (
+        (text.str.contains("\x00", literal=True), "holds the character U+0000"),
+        (sizes > TEXT_BYTES_MAX, f"is longer than {TEXT_BYTES_MAX:,} bytes"),
+    ):
+        if wrong.any():
+            for row in wrong.arg_true():
+                bad.setdefault(row, Undecodable(f"invalid_{code}", f"the {what} ({path!r}) {of_it}"))
     return text
 
 

@@ -69,14 +69,12 @@ class Router:
     def route(self, state: RouteState, records: Sequence[Record], now_ms: int) -> Routed:
         """`records` in offset order, at least one; a bucket's may be `Unreadable`."""
         decoded = self._decoded(records)
-        times = pl.DataFrame(
-            {
-                "offset": pl.Series([record.offset for record in records], dtype=pl.Int64),
-                "record_ms": pl.Series([record.timestamp for record in records], dtype=pl.Int64),
-            }
-        )
-        own = pl.min_horizontal("record_ms", pl.lit(now_ms + CLOCK_AHEAD_MS))
-        times = times.with_columns(own.cum_max().clip(lower_bound=state.clock_ms).alias("clock_ms"))
+        # Kafka's oldest format has no times: such a record is of now.
+        recorded = [now_ms if record.timestamp is None else record.timestamp for record in records]
+        record_ms = np.array(recorded, dtype=np.int64)
+        clock_ms = np.maximum.accumulate(np.minimum(record_ms, now_ms + CLOCK_AHEAD_MS)).clip(min=state.clock_ms)
+        offsets = np.array([record.offset for record in records], dtype=np.int64)
+        times = pl.DataFrame({"offset": offsets, "record_ms": record_ms, "clock_ms": clock_ms})
         tables: dict[int, Tables] = {}
         good: Sequence[int] = range(len(records))
         rejected: list[tuple[object, ...]] = []
@@ -84,7 +82,9 @@ class Router:
         if any(type(one) is Undecodable for one in decoded):
             good = [row for row, one in enumerate(decoded) if type(one) is not Undecodable]
             bad_rows = set(range(len(records))).difference(good)
-            rejected = [self._rejected(records[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)]
+            rejected = [
+                self._rejected(records[row], recorded[row], self._whose, True, decoded[row]) for row in sorted(bad_rows)
+            ]
             unclaimed[list(bad_rows)] = False
         received = Counter(state.received)
         received[self._whose] += len(rejected)
@@ -99,11 +99,13 @@ class Router:
             at: Any = slice(None) if every else rows
             frame, bad = columns.frame(decoded if every else [decoded[row] for row in rows], times[at])
             rejected += [
-                self._rejected(records[rows[i]], name, bool(unclaimed[rows[i]]), why) for i, why in bad.items()
+                self._rejected(records[row], recorded[row], name, bool(unclaimed[row]), why)
+                for row, why in ((rows[i], why) for i, why in bad.items())
             ]
-            frame = frame.with_columns(pl.Series("primary", np.delete(unclaimed[at], list(bad))))
+            primary = pl.Series("primary", np.delete(unclaimed[at], list(bad)))
             unclaimed[at] = False
-            frame, watermarks[name] = self._timed(frame, columns.event, watermarks.get(name), now_ms)
+            timed, watermarks[name] = self._timed(frame, columns.event, watermarks.get(name), now_ms)
+            frame = frame.hstack([primary, *timed])
             frame = self._with_originals(frame, records)
             self._spread(tables, EVENT + name, frame, keys.partition_of("id_hash", self._partitions))
         by_offset = (pl.col("offset") % self._partitions).cast(pl.UInt32)
@@ -138,40 +140,31 @@ class Router:
 
     def _timed(
         self, frame: pl.DataFrame, event: EventType, watermark: int | None, now_ms: int
-    ) -> tuple[pl.DataFrame, int]:
-        """Adds future, watermark_ms and late; returns the watermark after the frame."""
-        now = pl.lit(now_ms) if self._of_a_bucket else pl.min_horizontal("record_ms", pl.lit(now_ms))
+    ) -> tuple[list[pl.Series], int]:
+        """Columns future, watermark_ms and late; and the watermark after the frame."""
+        at_ms = frame["timestamp_ms"].to_numpy()
+        now = now_ms if self._of_a_bucket else np.minimum(frame["record_ms"].to_numpy(), now_ms)
         before = NO_WATERMARK_MS if watermark is None else watermark
-        late = (
-            pl.lit(False)
-            if event.grace_ms is None
-            else pl.col("watermark_ms") - event.grace_ms > pl.col("timestamp_ms")
-        )
-        timed = (
-            frame.with_columns((pl.col("timestamp_ms") > now + event.max_future_ms).alias("future"))
-            .with_columns(
-                pl.when(~pl.col("future"))
-                .then(pl.col("timestamp_ms"))
-                .otherwise(pl.lit(before))
-                .cum_max()
-                .clip(lower_bound=before)
-                .alias("watermark_ms")
-            )
-            .with_columns(late.alias("late"))
-        )
-        return timed, int(timed["watermark_ms"][-1]) if timed.height else before
+        future = at_ms > now + event.max_future_ms
+        watermark_ms = np.maximum.accumulate(np.where(future, before, at_ms)).clip(min=before)
+        late = np.zeros(len(at_ms), np.bool_) if event.grace_ms is None else watermark_ms - event.grace_ms > at_ms
+        columns = {"future": future, "watermark_ms": watermark_ms, "late": late}
+        after = int(watermark_ms[-1]) if len(at_ms) else before
+        return [pl.Series(name, values) for name, values in columns.items()], after
 
     def _spread(self, tables: dict[int, Tables], name: str, frame: pl.DataFrame, partition: pl.Expr) -> None:
         for to, part in keys.spread(frame, partition).items():
             tables.setdefault(to, {})[name] = part
 
-    def _rejected(self, record: Record, event: str, primary: bool, why: Undecodable) -> tuple[object, ...]:
+    def _rejected(
+        self, record: Record, record_ms: int, event: str, primary: bool, why: Undecodable
+    ) -> tuple[object, ...]:
         value = record.value or b""
         return (
             record.offset,
             event,
             primary,
-            record.timestamp,
+            record_ms,
             why.reason,
             why.detail[:500],
             value[: self._original_bytes_max],
@@ -181,9 +174,10 @@ class Router:
 
     def _with_originals(self, frame: pl.DataFrame, records: Sequence[Record]) -> pl.DataFrame:
         """Late and future rows carry the original bytes: they may become dead letters."""
-        wanted = frame.filter(pl.col("late") | pl.col("future"))["offset"]
-        if not wanted.len():
+        dying = frame["late"] | frame["future"]
+        if not dying.any():
             return frame
+        wanted = frame["offset"].filter(dying)
         by_offset = {record.offset: record.value or b"" for record in records}
         values = [by_offset[offset] for offset in wanted]
         originals = pl.DataFrame(

@@ -16,6 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from faust.app.base import BootStrategy
 from faust.web import Request, Response, View
+from faust.web.base import BlueprintManager
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from rollup_engine.buckets.log import BucketLog
@@ -249,7 +250,9 @@ def _add_pages(app: faust.App, role: str, services: Sequence[StageService]) -> N
         """Prometheus' text format."""
         return web.bytes(generate_latest(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
 
-    # `app.page` would also have `inspect` look through all modules, and so write to pages shared with other roles.
+    # Not by `app.page`, and without Faust's own pages, which nobody needs here: for each, `inspect` would look through
+    # all modules, and so write to memory shared with other roles.
+    app.web.blueprints = BlueprintManager()
     for path, handler in (("/health", health), ("/metrics", metrics)):
         view = View.from_handler(handler)
         view.view_name = view.view_path = path

@@ -51,7 +51,7 @@ class Accumulator:
             for frame in packed.tables.values():
                 fresh = frame if packed.start >= taken.cut else frame.filter(pl.col("offset") >= taken.cut)
                 if fresh.height:
-                    self._frames.append(fresh.drop("offset"))
+                    self._frames.append(fresh)
         if len(self._frames) > _FRAMES_MAX:
             self._frames = [merge(self._frames, self.schema, KEYS)]
 

@@ -186,6 +186,7 @@ class TestRunning:
             code, body = get(f"{page}/metrics")
             assert code == 200
             assert "rollup_open_partitions" in body
+            assert {get(f"{page}/{of_faust}")[0] for of_faust in ("", "router/", "table/")} == {404}
         assert 'rollup_rows_total{stage="dedup"}' in get(f"{pages['work']}/metrics")[1]
 
     def test_produce_keeps_to_a_rate(self, running: Engine) -> None:

@@ -1,7 +1,7 @@
 """The guards of rule 3, verdicts follow from the log, and those of the rollups made of what counts."""
 
 from rollup_engine import keys
-from rollup_engine.dedup import verdicts
+from rollup_engine.dedup import deduplicator, verdicts
 from rollup_engine.dedup.deduplicator import DedupState
 from rollup_engine.route.router import Router
 from rollup_engine.topology import Topology
@@ -45,7 +45,40 @@ VERDICTS = [
         seed=3,
     ),
     without(
-        "the clock is a running maximum", Router, "route", ".cum_max().clip(lower_bound=state.clock_ms)", "", seed=74
+        "the clock is a running maximum",
+        Router,
+        "route",
+        "np.maximum.accumulate(np.minimum(record_ms, now_ms + CLOCK_AHEAD_MS)).clip(min=state.clock_ms)",
+        "np.minimum(record_ms, now_ms + CLOCK_AHEAD_MS)",
+        seed=74,
+    ),
+    without(
+        "copies further apart than the horizon are no repeats",
+        deduplicator,
+        "judge_frame",
+        "    plain &= (latest - earliest).view(np.uint64) <= horizon_ms  # up to 2^64 apart\n",
+        "",
+    ),
+    without(
+        "copies of other payloads are looked at one by one",
+        deduplicator,
+        "judge_frame",
+        "    plain &= ~np.logical_or.reduceat(payload != payloads.repeat(copies), starts)\n",
+        "",
+    ),
+    without(
+        "an id is remembered as of its latest copy",
+        deduplicator,
+        "judge_frame",
+        "    latest[seen.ids] = np.maximum(latest[seen.ids], seen.at_ms)\n",
+        "",
+    ),
+    without(
+        "a late id that stands alone is not remembered",
+        deduplicator,
+        "judge_frame",
+        "put = (plain & (codes[starts] <= CODES[DUPLICATE])).tolist()",
+        "put = plain.tolist()",
     ),
     without(
         "the watermark outlives a claim",

@@ -19,7 +19,7 @@ from rollup_engine.config.bucket_urls import BucketUrlError, parse_bucket_url
 from rollup_engine.config.durations import DURATION_MS_MAX, format_duration, parse_duration
 from rollup_engine.config.loader import check
 from rollup_engine.config.model import Config
-from rollup_engine.config.naming import FIXED_COLUMNS, SYSTEM_COLUMNS, column_name
+from rollup_engine.config.naming import FIXED_COLUMNS, INNER_COLUMNS, SYSTEM_COLUMNS, column_name
 
 GOOD = """\
 event: file_download
@@ -185,7 +185,8 @@ def check_texts(*texts: bytes) -> Config | None:
             columns += [aggregate.column for aggregate in rollup.aggregates]
             assert len(set(columns)) == len(columns)
             assert all(re.fullmatch("[a-z0-9_]{1,40}", column) for column in [*columns, rollup.table])
-            assert not {*columns} & {*FIXED_COLUMNS, *SYSTEM_COLUMNS, rollup.view_name, rollup.table_name}
+            taken = FIXED_COLUMNS | INNER_COLUMNS | SYSTEM_COLUMNS | {rollup.view_name, rollup.table_name}
+            assert not {*columns} & taken
             assert 86_400_000 % rollup.window_ms == 0
     return config
 

@@ -11,6 +11,7 @@ import pytest
 
 from rollup_engine.clock import ManualClock
 from rollup_engine.config.model import Config, EventType, Rollup, Timestamp
+from rollup_engine.dedup import stage
 from rollup_engine.dedup.deduplicator import DedupState
 from rollup_engine.dedup.memory import MemoryIds
 from rollup_engine.dedup.stage import DedupPartition, _batches
@@ -294,14 +295,18 @@ async def test_at_a_clean_stop_the_ids_are_left_to_be_written_later(bench: Bench
     assert bench.left == [bench.store]
 
 
-async def test_a_rebuild_that_is_cut_off_ends_before_its_store_is_closed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is judged in a thread looks into the store."""
+@pytest.fixture
+async def to_rebuild(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """With an id on the topic for which a thread is worth it."""
     monkeypatch.setattr("rollup_engine.dedup.stage.THREAD_ROWS_MIN", 1)
     await bench.start()
     bench.send(packed(RAW_0, 0, 1, Row(0, 1, 1, 5)))
     await bench.work_off()
+    return bench
+
+
+async def test_a_rebuild_that_is_cut_off_ends_before_its_store_is_closed(to_rebuild: Bench) -> None:
+    """What is judged in a thread looks into the store."""
     begun, happened = threading.Event(), []
 
     class Slow(MemoryIds):
@@ -314,17 +319,34 @@ async def test_a_rebuild_that_is_cut_off_ends_before_its_store_is_closed(
         def close(self) -> None:
             happened.append("closed")
 
-    bench.store = Slow()
-    bench.store.write([], [], 0, "life")
-    opening = asyncio.create_task(bench.start())
+    to_rebuild.store = Slow()
+    to_rebuild.store.write([], [], 0, "life")
+    opening = asyncio.create_task(to_rebuild.start())
     await asyncio.to_thread(begun.wait, 5)
     for _ in range(3):  # as a stop does with what does not end
         opening.cancel()
         await asyncio.sleep(0.01)
     await asyncio.wait((opening,))
     assert opening.cancelled()
-    bench.partition.release()
+    to_rebuild.partition.release()
     assert happened == ["looked up", "closed"]
+
+
+async def test_a_rebuild_that_is_cut_off_before_its_turn_does_not_wait_for_it(to_rebuild: Bench) -> None:
+    over = threading.Event()
+    before = stage._judge.submit(over.wait, 5)
+    try:
+        to_rebuild.store = MemoryIds()
+        to_rebuild.store.write([], [], 0, "life")
+        opening = asyncio.create_task(to_rebuild.start())
+        while not (before.running() and stage._judge._work_queue.qsize()):
+            await asyncio.sleep(0.01)
+        opening.cancel()
+        await asyncio.wait((opening,), timeout=1)
+        assert opening.cancelled()
+        assert not before.done()
+    finally:
+        over.set()
 
 
 async def test_records_without_rows_do_not_gather_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

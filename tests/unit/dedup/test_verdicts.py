@@ -42,11 +42,12 @@ class Copy:
     late: bool
 
 
+times = st.integers(0, 30) | st.sampled_from((-(1 << 63), (1 << 63) - 1))
 copies = st.builds(
     Copy,
     id=st.integers(1, 3),
-    payload=st.sampled_from((1 << 16, 2 << 16, 3 << 16, (1 << 16) + 9, (2 << 16) + 9)),  # the last two: other fields
-    at_ms=st.integers(0, 30),
+    payload=st.sampled_from((1 << 16, 2 << 16, 7 << 61, (1 << 16) + 9, (2 << 16) + 9)),  # the last two: other fields
+    at_ms=times,
     future=st.sampled_from((False, False, False, True)),
     late=st.sampled_from((False, False, True)),
 )
@@ -189,15 +190,22 @@ def judged_in_frames(log: list[Copy], cuts: list[int], horizon_ms: int, store: d
 wide = st.builds(
     lambda copy, id_: Copy(id_, copy.payload, copy.at_ms, copy.future, copy.late), copies, st.integers(1, 40)
 )
+alike = st.builds(  # nearly all there is: repeats with the payload of before
+    lambda id_, at_ms, odd: Copy(id_, id_ << 16, at_ms, odd == 0, odd == 1),
+    st.integers(1, 12),
+    times,
+    st.integers(0, 19),
+)
+logs = st.lists(copies | wide, max_size=40) | st.lists(alike, max_size=40)
 
 
-@given(st.lists(copies | wide, max_size=40), st.lists(st.integers(0, 100), max_size=4), horizons)
+@given(logs, st.lists(st.integers(0, 100), max_size=4), horizons)
 def test_a_frame_is_judged_as_its_rows_one_by_one(log: list[Copy], cuts: list[int], horizon_ms: int) -> None:
     assert judged_in_frames(log, cuts, horizon_ms, {}) == judged_one_by_one(log, horizon_ms)
 
 
 @given(
-    st.lists(copies | wide, max_size=40),
+    logs,
     st.lists(st.integers(0, 100), max_size=4),
     st.lists(st.integers(0, 100), max_size=4),
     horizons,

@@ -266,3 +266,12 @@ def test_whatever_a_record_holds_its_rows_fit_one_message(count: int, fault: str
     assert rows["original"].bin.size().min() == min(ORIGINAL_BYTES_MAX, 3 * ORIGINAL_BYTES_MAX // count)
     (message,) = pack(Packed("i", 1, "raw/0", 0, 1, NOW_MS, routed.tables[0]))
     assert len(message) < MESSAGE_BYTES_MAX
+
+
+def test_a_record_of_kafkas_oldest_format_has_no_time_and_is_of_now() -> None:
+    values = [event(id="a"), event(id="b"), event(id=""), b"{"]
+    times: list[int] = [None, NOW_MS, None, None]  # type: ignore[list-item]
+    tables, state = route(values, times_ms=times, state=RouteState(clock_ms=1))
+    assert state.clock_ms == NOW_MS
+    assert [row["future"] for row in tables["event:download"]] == [False, False]
+    assert [row["record_ms"] for row in tables["rejected"]] == [NOW_MS, NOW_MS]

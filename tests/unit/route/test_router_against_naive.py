@@ -157,7 +157,7 @@ garbage = (
     st.none() | st.binary(max_size=20) | trees.map(str.encode) | st.sampled_from([b"", b"\xef\xbb\xbf{}", b"[" * 500])
 )
 values = st.sampled_from([*[well_meant()] * 8, damaged(), garbage]).flatmap(lambda kind: kind)
-record_times = near_now(1) | st.sampled_from([-1, 0, NOW_MS * 1000])
+record_times = near_now(1) | st.sampled_from([-(1 << 63), -1, 0, NOW_MS * 1000, (1 << 63) - 1])
 
 
 @st.composite

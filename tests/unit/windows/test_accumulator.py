@@ -40,6 +40,7 @@ batches = st.lists(
 def test_totals_do_not_depend_on_the_cache(cache_rows: int, data: list[list[Delta]], emit_after: set[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accumulator, "CACHE_ROWS_MAX", cache_rows)
+        patch.setattr(accumulator, "_FRAMES_MAX", 2)
         one, marks = Accumulator(SCHEMA), Marks({"events/0": 0})
         written: dict[tuple[int, int], tuple[int, int]] = {}
         expected: dict[tuple[int, int], tuple[int, int]] = {}
