@@ -139,6 +139,10 @@ class Sink(Protocol):
         the tuple columns, count i64 and the aggregates as decimal text."""
         ...
 
+    async def last_window_ms(self, schema: Schema) -> int | None:
+        """The start of the last window of which the table has a partial, if it has any."""
+        ...
+
     async def not_final(
         self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
     ) -> tuple[pl.DataFrame, Span | None]:

@@ -137,6 +137,9 @@ class MemorySink:
         keys = set(wanted.iter_rows())
         return _back_frame([row for key, row in self.latest(schema.table).items() if key in keys], schema)
 
+    async def last_window_ms(self, schema: Schema) -> int | None:
+        return max((window_ms for window_ms, _ in self.latest(schema.table)), default=None)
+
     async def not_final(
         self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
     ) -> tuple[pl.DataFrame, Span | None]:

@@ -147,6 +147,11 @@ class PostgresSink:
         rows = await self._pool.fetch(query, windows, list(map(UUID, keys.to_bytes(wanted["tuple_key"]).tolist())))
         return _back_frame([(at_ms(row[0]), row[1].int, *row[2:]) for row in rows], schema)
 
+    async def last_window_ms(self, schema: Schema) -> int | None:
+        query = sql.fill(self._query["last_window"], table=schema.table)
+        start = await persist("last window", lambda: self._pool.fetchval(query))
+        return None if start is None else at_ms(start)
+
     async def not_final(
         self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
     ) -> tuple[pl.DataFrame, Span | None]:

@@ -1,7 +1,8 @@
 """The core of the third stage: deltas to totals. Pure, and its memory is a bounded cache.
 
 Between two emissions it holds only what changed since the last one; totals of before are a cache, and a group that is
-not in it is read back from the sink. So memory follows the changed groups, never the topic.
+not in it is read back from the sink, unless its window is so new that the sink can have no totals that the cache lacks.
+So memory follows the changed groups, never the topic.
 """
 
 from collections.abc import Sequence
@@ -34,9 +35,11 @@ class RollupState(msgspec.Struct, frozen=True):
 
 @dataclass
 class Accumulator:
-    """Changes since the last emission, and a cache of the totals emitted."""
+    """Changes since the last emission, and a cache of the totals emitted. Of windows that start at `whole_from_ms` or
+    later, the cache lacks none."""
 
     schema: Schema
+    whole_from_ms: int
     cache: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class Accumulator:
 
     def missing(self, changes: pl.DataFrame) -> pl.DataFrame:
         """The keys among `changes` whose totals must be read back."""
-        wanted = changes.select(KEYS)
+        wanted = changes.filter(pl.col("window_ms") < self.whole_from_ms).select(KEYS)
         return wanted if self.cache is None else wanted.join(self.cache, on=KEYS, how="anti")
 
     def totals(self, changes: pl.DataFrame, read_back: pl.DataFrame) -> pl.DataFrame:
@@ -85,4 +88,7 @@ class Accumulator:
         """The totals are committed: forget the changes, keep the totals as far as the cache goes."""
         self._frames = []
         kept = [totals] if self.cache is None else [totals, self.cache.join(totals, on=KEYS, how="anti")]
-        self.cache = pl.concat(kept, how="diagonal").head(CACHE_ROWS_MAX)
+        cache = pl.concat(kept, how="diagonal")
+        self.cache, forgotten = cache.head(CACHE_ROWS_MAX), cache["window_ms"][CACHE_ROWS_MAX:]
+        if forgotten.len():
+            self.whole_from_ms = max(self.whole_from_ms, int(forgotten.to_numpy().max()) + 1)

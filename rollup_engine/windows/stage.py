@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from rollup_engine import injection
-from rollup_engine.clock import Clock
+from rollup_engine.clock import FIRST_MS, Clock
 from rollup_engine.config.model import Rollup
 from rollup_engine.emit import partials
 from rollup_engine.exchange import Marks
@@ -48,7 +48,7 @@ class RollupPartition:
         declared = [rollup for rollup in topology.config.rollups if rollup.table == table]
         self._emit_every_ms = declared[0].emit_every_ms if declared else _EMIT_EVERY_MS
         self._closing = _closing(topology, declared[0]) if declared else None
-        self._accumulator = Accumulator(topology.schemas[table])
+        self._accumulator: Accumulator
         self._emitted_ms = clock.elapsed_ms()
         self._marks = Marks({})
         self._position = 0
@@ -65,6 +65,9 @@ class RollupPartition:
         self._marks = Marks(state.marks)
         self._position = self._claim.next_offset
         check_held(self.source, self._position, start, end)
+        schema = self._topology.schemas[self._table]
+        last_ms = await self._sink.last_window_ms(schema)  # of all partitions, ours among them; as of the claim
+        self._accumulator = Accumulator(schema, FIRST_MS if last_ms is None else last_ms + 1)
         self._emitted_ms = self._clock.elapsed_ms()
         return self._position
 

@@ -53,6 +53,10 @@ CROSS JOIN LATERAL (
     ORDER BY partial.revision DESC LIMIT 1
 ) AS latest;
 
+-- name: last_window
+-- By the end of the table's one index. {table}: a name.
+SELECT max("timestamp") FROM rollups."{table}_aggregated";
+
 -- name: not_final
 -- Backwards along the table's one index: of {rows} partials of windows from $1 on and before ($2, $3), each series'
 -- latest where it is wanted, that is not final and tuple_key % $4 = $5; and in any case the last series read.

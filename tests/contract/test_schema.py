@@ -211,7 +211,7 @@ class TestDeclare:
         assert 500 <= sum(read) <= 510, plan
 
     async def test_one_index_serves_the_reading_back(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-        """The plan of `read_back` must not scan the table, whatever it holds."""
+        """The plans of `read_back` and `last_window` must not scan the table, whatever it holds."""
         await declared(pool, config())
         await pool.execute(
             'INSERT INTO rollups."downloads_aggregated" (idempotency_key, "timestamp", external_customer_id, count,'
@@ -221,6 +221,8 @@ class TestDeclare:
         await pool.execute("ANALYZE")
         query = sql.fill(sql.queries("progress")["read_back"], table="downloads", columns='"count"')
         literal = query.replace("$1", "ARRAY['1999-01-01T00:10Z']").replace("$2", "ARRAY[md5('1')]")
-        plan = "\n".join(row[0] for row in await pool.fetch(f"EXPLAIN {literal}"))
-        assert re.search(r"Index (Only )?Scan", plan), plan
-        assert "Seq Scan" not in plan, plan
+        last = sql.fill(sql.queries("progress")["last_window"], table="downloads")
+        for query in (literal, last):
+            plan = "\n".join(row[0] for row in await pool.fetch(f"EXPLAIN {query}"))
+            assert re.search(r"Index (Only )?Scan", plan), plan
+            assert "Seq Scan" not in plan, plan

@@ -273,6 +273,11 @@ class TestReadBack:
         assert await self.back(sink, wanted) == {}
         assert await self.back(sink, wanted.clear()) == {}
 
+    async def test_the_last_window_with_partials(self, sink: Sink) -> None:
+        assert await sink.last_window_ms(SCHEMA) is None
+        await self.write(sink, partials([(WINDOW_MS + step * 600_000, "eu", 1, "1", "1") for step in (0, 10_000, 9)]))
+        assert await sink.last_window_ms(SCHEMA) == WINDOW_MS + 6_000_000_000
+
     async def test_the_latest_revision_counts(self, sink: Sink) -> None:
         series = [partials([(WINDOW_MS, "eu", n, str(n), str(n))], revision=n) for n in (1, 2, 1 << 41)]
         await self.write(sink, series[0], series[2], series[1])

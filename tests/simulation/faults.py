@@ -251,6 +251,14 @@ class GatedSink:
         assert isinstance(found, pl.DataFrame)
         return found
 
+    async def last_window_ms(self, schema: Schema) -> int | None:
+        def effect() -> int | None:
+            return _now(self._sink.last_window_ms(schema))
+
+        found = await self._session.operation("last window", effect, writes=False, fault=DatabaseUnavailable)
+        assert found is None or isinstance(found, int)
+        return found
+
     async def not_final(
         self, schema: Schema, span: Span, partition: int, partitions: int, partials_max: int
     ) -> tuple[pl.DataFrame, Span | None]:

@@ -122,6 +122,14 @@ ROLLUPS = [
         "totals are read back", Accumulator, "totals", "before = [read_back]", "before = [read_back.clear()]", seed=2
     ),
     without(
+        "what a table holds as a session begins is read back",
+        RollupPartition,
+        "open",
+        "FIRST_MS if last_ms is None else last_ms + 1",
+        "FIRST_MS",
+        seed=2,
+    ),
+    without(
         "revisions rise",
         RollupPartition,
         "_write",

@@ -35,15 +35,22 @@ batches = st.lists(
 )
 
 
+before = st.dictionaries(
+    st.tuples(st.integers(0, 2), st.integers(0, 4)), st.tuples(st.integers(1, 9), st.integers(-9, 9))
+)
+
+
 @pytest.mark.parametrize("cache_rows", [0, 1, 3, 1000])
-@given(data=batches, emit_after=st.sets(st.integers(0, 8)))
-def test_totals_do_not_depend_on_the_cache(cache_rows: int, data: list[list[Delta]], emit_after: set[int]) -> None:
+@given(before=before, data=batches, emit_after=st.sets(st.integers(0, 8)))
+def test_totals_do_not_depend_on_the_cache(
+    cache_rows: int, before: dict[tuple[int, int], tuple[int, int]], data: list[list[Delta]], emit_after: set[int]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accumulator, "CACHE_ROWS_MAX", cache_rows)
         patch.setattr(accumulator, "_FRAMES_MAX", 2)
-        one, marks = Accumulator(SCHEMA), Marks({"events/0": 0})
-        written: dict[tuple[int, int], tuple[int, int]] = {}
-        expected: dict[tuple[int, int], tuple[int, int]] = {}
+        whole_from = max((window + 1 for window, _ in before), default=0)
+        one, marks = Accumulator(SCHEMA, whole_from), Marks({"events/0": 0})
+        written, expected = dict(before), dict(before)
         for offset, deltas in enumerate([*data, [(0, 0, 1)]]):
             one.add(marks, [(offset, packed(offset, deltas))])
             touched = set()
@@ -78,9 +85,26 @@ def test_totals_do_not_depend_on_the_cache(cache_rows: int, data: list[list[Delt
 
 
 def test_what_the_marks_cut_is_not_added_again() -> None:
-    one, marks = Accumulator(SCHEMA), Marks({"events/0": 0})
+    one, marks = Accumulator(SCHEMA, 0), Marks({"events/0": 0})
     record = packed(0, [(0, 1, 5)])
     one.add(marks, [(0, record), (1, record), (2, record)])
     changes = one.changes()
     assert changes is not None
     assert changes["count"].to_list() == [1]
+
+
+def test_only_totals_that_may_be_there_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accumulator, "CACHE_ROWS_MAX", 2)
+    one, marks = Accumulator(SCHEMA, 1), Marks({"events/0": 0})
+
+    def asked_for(offset: int, *deltas: Delta) -> list[tuple[int, int]]:
+        one.add(marks, [(offset, packed(offset, list(deltas)))])
+        changes = one.changes()
+        assert changes is not None
+        missing = one.missing(changes)
+        one.emitted(changes)
+        return list(missing.iter_rows())
+
+    assert asked_for(0, (0, 7, 5), (1, 7, 5)) == [(0, 7)], "window 1 is new: nobody has written to it"
+    assert asked_for(1, (0, 7, 5), (1, 8, 5)) == []
+    assert asked_for(2, (1, 7, 5), (1, 8, 5), (2, 7, 5)) == [(1, 7)], "the cache had to forget it"
