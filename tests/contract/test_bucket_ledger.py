@@ -140,9 +140,9 @@ async def test_when_all_was_listed_is_known_and_whether_something_waits(ledger: 
 
 
 async def test_a_lister_that_died_is_followed_by_another(postgres: PostgresLedger) -> None:
-    assert (await postgres.hold(TOPIC, "one", 0.1)).held
+    assert (await postgres.hold(TOPIC, "one", 2)).held
     assert not (await postgres.hold(TOPIC, "two", 60)).held
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(2.1)
     assert (await postgres.hold(TOPIC, "two", 60)).held
     assert not (await postgres.hold(TOPIC, "one", 60)).held
 

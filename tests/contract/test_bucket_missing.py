@@ -78,14 +78,21 @@ async def test_nothing_is_gone_before_a_listing_that_began_later_has_ended(bed: 
     assert [record.value for record in await reading] == [b"1", b"2", b"1", b"2"][rows_before:]
 
 
-async def test_one_listing_confirms_all_that_were_deleted_together(bed: Bed) -> None:
+async def test_one_listing_confirms_all_that_were_deleted_together(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ms, noted = bed.ledger.now_ms, asyncio.Event()
+
+    async def noting() -> int:
+        noted.set()
+        return await now_ms()
+
+    monkeypatch.setattr(bed.ledger, "now_ms", noting)
     for number in range(40):
         bed.put(f"{number:02}", b"1\n")
     await bed.look()
     for number in range(39):
         del bed.store.objects[f"{number:02}"]
     reading = asyncio.create_task(rest(bed))
-    await asyncio.sleep(0.03)
+    await noted.wait()
     await bed.look()
     assert await asyncio.wait_for(reading, 5) == []
     assert [row.object.outcome for row in bed.ledger.rows[::4]] == ["gone"] * 10
