@@ -4,8 +4,9 @@ A fault of the database is waited out (backpressure), with the outcome of a COMM
 A fault of the data is raised. Never retried without knowing whether the transaction before it took place.
 """
 
+import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _READ_BACK_ROWS = 10_000
 _COPY_SECONDS = 600.0  # many rows at once may take their time
+_COPY_ROWS = 10_000
+_NULL = "\\N"
+_COLUMNS = {"window_ms": "timestamp"}  # what a partial's are called in Postgres, where it is not their name
 
 
 class PostgresSink:
@@ -183,29 +187,50 @@ def _back_frame(rows: list[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:
 
 
 async def _write_partials(connection: Connection, partials: Partials) -> None:
-    """COPY straight into the table: the compare-and-set already excludes repeats."""
-    frame = partials.frame
-    names = [name for name in frame.columns if name not in ("window_ms", "tuple_key", "idempotency_key")]
-    columns = ["timestamp", "tuple_key", "idempotency_key", *names]
-    times = {start_ms: at_time(start_ms) for start_ms in frame["window_ms"].unique()}
-    records = zip(
-        map(times.__getitem__, frame["window_ms"].to_list()),
-        map(UUID, keys.to_bytes(frame["tuple_key"]).tolist()),
-        map(UUID, _version_8(keys.to_bytes(frame["idempotency_key"]))),
-        *(frame[name].to_list() for name in names),
-        strict=True,
-    )
-    await connection.copy_records_to_table(
-        f"{partials.table}_aggregated", schema_name="rollups", records=records, columns=columns, timeout=_COPY_SECONDS
+    """COPY straight into the table: the compare-and-set already excludes repeats. As CSV, which Polars writes at half
+    of what asyncpg takes to encode row by row; a piece at a time, while others work."""
+    columns = [_COLUMNS.get(name, name) for name in partials.frame.columns]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for part in partials.frame.iter_slices(_COPY_ROWS):
+            yield _csv(part)
+
+    await connection.copy_to_table(
+        f"{partials.table}_aggregated",
+        schema_name="rollups",
+        source=pieces(),
+        columns=columns,
+        format="csv",
+        null=_NULL,
+        timeout=_COPY_SECONDS,
     )
 
 
-def _version_8(hashes: "NDArray[np.void]") -> list[bytes]:
+def _csv(frame: pl.DataFrame) -> bytes:
+    times = {start_ms: at_time(start_ms).isoformat() for start_ms in frame["window_ms"].unique()}
+    texts = [
+        frame["window_ms"].replace_strict(times, return_dtype=pl.String),
+        pl.Series("tuple_key", _hex(keys.to_bytes(frame["tuple_key"]))),
+        pl.Series("idempotency_key", _hex(_version_8(keys.to_bytes(frame["idempotency_key"])))),
+    ]
+    buffer = io.BytesIO()
+    # All text is quoted, and null is not: so the two are told apart, whatever a text says.
+    frame.with_columns(texts).write_csv(buffer, include_header=False, quote_style="non_numeric", null_value=_NULL)
+    return buffer.getvalue()
+
+
+def _hex(values: "NDArray[np.void]") -> list[str]:
+    """UUIDs as Postgres reads them, of 16 bytes each."""
+    digits = values.tobytes().hex()
+    return [digits[at : at + 32] for at in range(0, len(digits), 32)]
+
+
+def _version_8(hashes: "NDArray[np.void]") -> "NDArray[np.void]":
     """UUIDs of version 8 (RFC 9562: by a scheme of one's own) from 128-bit hashes."""
     octets = hashes.view(np.uint8).reshape(-1, 16)
     octets[:, 6] = octets[:, 6] & 0x0F | 0x80
     octets[:, 8] = octets[:, 8] & 0x3F | 0x80
-    return list(hashes.tolist())
+    return hashes
 
 
 def _position(row: asyncpg.Record | None) -> Position:

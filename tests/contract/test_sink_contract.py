@@ -294,7 +294,9 @@ class TestReadBack:
         rows = await self.back(sink, pl.concat([wanted, absent]))
         assert sorted(row["count"] for row in rows.values()) == [1, 3]
 
-    @pytest.mark.parametrize("region", [None, "", "null", " ", "é\u2028", "a'b\"c\\d", "x" * 2_000])
+    @pytest.mark.parametrize(
+        "region", [None, "", "null", " ", "é\u2028", "a'b\"c\\d", "\\N", "\\.", "1,5\r\n6", "x" * 2_000]
+    )
     async def test_tuples_keep_their_text(self, sink: Sink, region: str | None) -> None:
         group = partials([(WINDOW_MS, region, 1, None, None)])
         await self.write(sink, group)
