@@ -30,6 +30,7 @@ WARM_SECONDS = 5.0
 LATE_SECONDS = 60.0
 FILE_EVENTS = 1_000_000
 _WINDOW = datetime.fromtimestamp((FIRST_MS - WINDOW_MS) / 1e3, UTC)  # no traffic falls into it
+_QUERY = 'SELECT external_customer_id FROM rollups.usage WHERE "timestamp" = $1 AND external_customer_id = ANY($2)'
 _PROBE = '{"id":"%s","customer":"probe-%d","at":"%s","bytes":1,"speed":"fast"}'
 
 
@@ -59,12 +60,10 @@ class Probes:
         connection = await asyncpg.connect(database)
         try:
             while True:
-                rows = await connection.fetch(
-                    'SELECT external_customer_id FROM rollups.usage WHERE "timestamp" = $1', _WINDOW
-                )
+                awaited = list(self._acknowledged.keys() - self._seen.keys())
+                rows = await connection.fetch(_QUERY, _WINDOW, awaited)
                 now = time.perf_counter()
-                for row in rows:
-                    self._seen.setdefault(row[0], now)
+                self._seen |= {row[0]: now for row in rows}
                 await asyncio.sleep(0.01)
         finally:
             await connection.close()
