@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 META = b"meta"  # any key that is not KEY_BYTES long
 SLOTS_MAX = 8
 _CACHE_BYTES = 64 << 20  # shared by all partitions of a process
-_WRITE_BUFFER_BYTES = 32 << 20
+WRITE_BUFFER_BYTES = 32 << 20
 _FORMAT = 2
 _NONE_MS = 1 << 62
 _FILE_IDS_MIN = 100_000  # written at once: a batch that is judged has fewer, a full one of a rebuild more
@@ -64,12 +64,12 @@ class _Meta(msgspec.Struct, array_like=True):
     oldest_ms: int = 0  # about the time of the oldest id held: until it is due, a round to expire would find nothing
 
 
-def _options() -> Options:
+def _options(buffer_bytes: int = WRITE_BUFFER_BYTES) -> Options:
     if not _cache:
         _cache.append(Cache(_CACHE_BYTES))
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_write_buffer_size(buffer_bytes)
     options.set_max_background_jobs(2)
     threads = Env()  # the process's one, for all stores: of the two jobs above, it lets one thread flush
     threads.set_high_priority_background_threads(2)
@@ -89,9 +89,11 @@ def _options() -> Options:
 class RocksIds:
     """Implements `ports.SeenIds` below `directory`/<slot>."""
 
-    def __init__(self, directory: Path, *, logged: bool = False) -> None:
-        """`logged`: with a write-ahead log, where the events topic may be lost and this is the only copy."""
-        self._db, self._path = _open(directory)
+    def __init__(self, directory: Path, *, logged: bool = False, buffer_bytes: int = WRITE_BUFFER_BYTES) -> None:
+        """`logged`: with a write-ahead log, where the events topic may be lost and this is the only copy.
+        `buffer_bytes`: so much is kept in memory before it goes to disk, or twice that while it does."""
+        self._buffer_bytes = buffer_bytes
+        self._db, self._path = _open(directory, buffer_bytes)
         self._meta = _Meta(_FORMAT, 0, "")
         self._cursor, self._oldest_in_round_ms = b"", _NONE_MS
         self._writing = WriteOptions()
@@ -229,7 +231,7 @@ class RocksIds:
         with suppress(Exception):  # it may fail to write what is to be deleted
             self._db.close()
         shutil.rmtree(self._path)
-        self._db = _opened(self._path)
+        self._db = _opened(self._path, self._buffer_bytes)
         self._meta, self._cursor, self._oldest_in_round_ms = _Meta(_FORMAT, 0, ""), b"", _NONE_MS
 
     def close(self) -> None:
@@ -252,12 +254,13 @@ def _in_order(keys: Sequence[bytes], values: Sequence[bytes]) -> tuple[Sequence[
     return [keys[place] for place in order], [values[place] for place in order]
 
 
-def _opened(path: Path) -> Rdict:
+def _opened(path: Path, buffer_bytes: int) -> Rdict:
     """The database in `path`, made if need be. Raises `PartitionHalted` on a full disk."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / _NEW_FILE).unlink(missing_ok=True)
-        options = _options()  # given for the column family too: without it, an existing one is opened with defaults
+        options = _options(buffer_bytes)
+        # Given for the column family too: without it, an existing one is opened with defaults.
         return Rdict(str(path), options, column_families={"default": options}, access_type=AccessType.read_write())
     except Exception as error:  # rocksdict raises plain Exception for every fault
         if _NO_ROOM.match(str(error)):
@@ -272,12 +275,12 @@ def _no_room(path: Path, error: Exception) -> PartitionHalted:
     )
 
 
-def _open(directory: Path) -> tuple[Rdict, Path]:
+def _open(directory: Path, buffer_bytes: int) -> tuple[Rdict, Path]:
     refused = ""
     for slot in range(SLOTS_MAX):
         path = directory / str(slot)
         try:
-            return _opened(path), path
+            return _opened(path, buffer_bytes), path
         except PartitionHalted:
             raise
         except Exception as error:  # noqa: BLE001 - rocksdict raises plain Exception for every fault
@@ -286,6 +289,6 @@ def _open(directory: Path) -> tuple[Rdict, Path]:
                 continue  # another process holds this slot
             if _BROKEN.match(refused):
                 shutil.rmtree(path)  # disposable: it is rebuilt from the events topic
-                return _opened(path), path
+                return _opened(path, buffer_bytes), path
             break
     raise RollupError(f"The id store below {directory} cannot be opened: {refused}. Check the disk, or delete it.")

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import structlog
 
-from rollup_engine.dedup.store import RocksIds
+from rollup_engine.dedup.store import WRITE_BUFFER_BYTES, RocksIds
 from rollup_engine.ports import SeenIds
 
 log = structlog.get_logger(__name__)
 FLUSH_SECONDS = 2.0
+_GOLDEN = 0.618034  # its multiples' fractions are spread evenly, however many there are
 
 
 class IdStores:
@@ -28,7 +29,11 @@ class IdStores:
 
     def open(self, partition: int) -> SeenIds:
         left = self._left.pop(partition, None)  # by a session that ended: it still holds the lock
-        return left if left is not None else RocksIds(self._directory / str(partition), logged=self._logged)
+        if left is not None:
+            return left
+        # They fill at one pace: of different sizes, they are not all written to disk at once, for which others wait.
+        buffer_bytes = int(WRITE_BUFFER_BYTES * (0.75 + partition * _GOLDEN % 1 / 2))
+        return RocksIds(self._directory / str(partition), logged=self._logged, buffer_bytes=buffer_bytes)
 
     def leave(self, partition: int, store: SeenIds) -> None:
         self._left[partition] = store

@@ -1,12 +1,13 @@
 """How a process parts with its id stores."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from rollup_engine.dedup.memory import MemoryIds
-from rollup_engine.dedup.store import RocksIds
+from rollup_engine.dedup.store import WRITE_BUFFER_BYTES, RocksIds
 from rollup_engine.errors import PartitionHalted
 from rollup_engine.runtime import id_stores
 from rollup_engine.runtime.id_stores import IdStores
@@ -36,6 +37,25 @@ async def test_what_was_left_is_written_and_closed_at_the_end(tmp_path: Path) ->
     assert (again.position, again.get([KEY])) == (7, [VALUE])
     assert list((tmp_path / "3").iterdir()) == [tmp_path / "3" / "0"], "not in another slot: the lock was given back"
     again.close()
+
+
+def test_stores_that_fill_at_one_pace_are_not_written_to_disk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def sized(directory: Path, *, logged: bool, buffer_bytes: int) -> Recording:
+        sizes.append(buffer_bytes)
+        return Recording()
+
+    monkeypatch.setattr(id_stores, "RocksIds", sized)
+    stores = IdStores(tmp_path, logged=False)
+    for partition in range(8):
+        stores.open(partition)
+    ordered = sorted(sizes)
+    apart = [(above - below) / WRITE_BUFFER_BYTES for below, above in pairwise(ordered)]
+    assert min(apart) > 0.03
+    assert sum(sizes) / len(sizes) / WRITE_BUFFER_BYTES == pytest.approx(1, abs=0.05)
 
 
 async def test_a_partition_that_comes_back_gets_the_store_that_was_left(tmp_path: Path) -> None:
