@@ -4,6 +4,7 @@ Errors go to stderr as one clear sentence, without a traceback. Exit status: 0 o
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,9 @@ ConfigDir = Annotated[
 
 def main() -> None:
     """Entry point: every error of ours ends as one sentence and its exit status."""
+    # Read as Polars is imported. On batches of some thousand rows several threads take up to four times the CPU of one,
+    # and where cores are busy, they wait for each other; processes share the cores.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     try:
         app()
     except RollupError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -31,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 def serve(settings: Settings, host: str, port: int) -> None:
     """Run until SIGTERM or SIGINT; returns after a clean stop. Raises `RollupError` for what keeps it from running."""
-    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # frames of some hundred rows: threads would wait for each other
     metrics = load_metrics(settings.metrics_dir)
     with _listening(host, port) as listener, database_of(settings) as url:
         asyncio.run(_run(settings, url, metrics, listener))
