@@ -63,19 +63,20 @@ def payload_hash(fields: Sequence[str], parts: Sequence[pl.Series | None]) -> pl
     for one that is null throughout. Hashed are the numbers of those that are null, and the texts; U+0000, which no
     text may hold, parts them: lengths before them would take four times as long."""
     prefixed = b"".join(b"%d:%s" % (len(field.encode()), field.encode()) for field in fields)
-    named = int.from_bytes(hashlib.sha256(prefixed).digest()[:8], "big") & FIELDS_MASK
+    named = np.uint64(int.from_bytes(hashlib.sha256(prefixed).digest()[:8], "big") & FIELDS_MASK)
     present = [part.rename(str(number)) for number, part in enumerate(parts) if part is not None]
     nulls, texts = pl.lit(f"{ID_VERSION}p"), []
     for number, part in enumerate(parts):
-        column = pl.col(str(number))
+        text = pl.lit("") if part is None else pl.col(str(number))
         if part is None:
             nulls += pl.lit(f"{number},")
         elif part.null_count():
-            nulls += pl.when(column.is_null()).then(pl.lit(f"{number},")).otherwise(pl.lit(""))
-        texts.append(pl.lit("") if part is None else column.fill_null(""))
-    values = plh.concat_str(nulls, *texts, separator="\0").nchash.xxh3_64()
-    hashed = values - values % (FIELDS_MASK + 1) + pl.lit(named, dtype=pl.UInt64)
-    return pl.DataFrame(present).select(hashed.alias("payload")).to_series()
+            nulls += pl.when(text.is_null()).then(pl.lit(f"{number},")).otherwise(pl.lit(""))
+            text = text.fill_null("")
+        texts.append(text)
+    hashed = pl.DataFrame(present).select(plh.concat_str(nulls, *texts, separator="\0").nchash.xxh3_64())
+    values = hashed.to_series().to_numpy()
+    return pl.Series("payload", values - values % np.uint64(FIELDS_MASK + 1) + named)
 
 
 def tuple_key(columns: Sequence[str]) -> pl.Expr:

@@ -79,7 +79,7 @@ class Router:
         good: Sequence[int] = range(len(records))
         rejected: list[tuple[object, ...]] = []
         unclaimed = np.ones(len(records), dtype=np.bool_)  # by any event type yet: the first to take one is primary
-        if any(type(one) is Undecodable for one in decoded):
+        if Undecodable in set(map(type, decoded)):
             good = [row for row, one in enumerate(decoded) if type(one) is not Undecodable]
             bad_rows = set(range(len(records))).difference(good)
             rejected = [
