@@ -229,7 +229,7 @@ class Simulation:
         if self.engine.lost:
             return 3 + HOLE_MS_MAX // IDLE_MS + 2  # a hole that stays open is told
         grace_ms = max(event.grace_ms or 0 for event in self.world.configs[-1].events)  # so long until a topic is quiet
-        # To close the last windows, a raw partition tells that it is quiet, and rollup looks twice: two rounds for each.
+        # To close the last windows, a raw partition tells that it is quiet and rollup looks twice: two rounds for each.
         return 6 + grace_ms // IDLE_MS + 6 * (len(self.world.configs) > 1)  # a rollup no longer declared: every 30 s
 
     async def _round(self, *, zombies: bool) -> None:
