@@ -26,6 +26,7 @@ _ZULU = [
     np.frombuffer(f"0000-00-00T00:00:00{fraction}Z".encode(), dtype=np.uint8)
     for fraction in ("", *("." + digits * "0" for digits in range(1, 10)))
 ]
+_ZULU_MAX = max(map(len, _ZULU))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS_PER_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # ms = value * a // b
 _INT64_MAX = (1 << 63) - 1
@@ -112,7 +113,7 @@ def _integers(values: Sequence[object], unit: str) -> Times:
 
 def _zulu(values: Sequence[object]) -> Times:
     """Of texts such as 2022-08-14T15:14:31.132Z, which nearly all producers write."""
-    texts = [value if type(value) is str else "" for value in values]
+    texts = [value if type(value) is str and len(value) <= _ZULU_MAX else "" for value in values]
     characters = np.frombuffer("".join(texts).encode("ascii", "replace"), dtype=np.uint8)
     lengths = np.fromiter(map(len, texts), np.intp, len(texts))
     starts = lengths.cumsum() - lengths

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 _READ_BACK_ROWS = 10_000
 _COPY_SECONDS = 600.0  # many rows at once may take their time
-_COPY_ROWS = 10_000
-_NULL = "\\N"
+_COPY_BYTES = 1 << 20
 _COLUMNS = {"window_ms": "timestamp"}  # what a partial's are called in Postgres, where it is not their name
 
 
@@ -191,19 +190,22 @@ async def _write_partials(connection: Connection, partials: Partials) -> None:
     of what asyncpg takes to encode row by row; a piece at a time, while others work."""
     columns = [_COLUMNS.get(name, name) for name in partials.frame.columns]
 
-    async def pieces() -> AsyncIterator[bytes]:
-        for part in partials.frame.iter_slices(_COPY_ROWS):
-            yield _csv(part)
-
     await connection.copy_to_table(
         f"{partials.table}_aggregated",
         schema_name="rollups",
-        source=pieces(),
+        source=_pieces(partials.frame),
         columns=columns,
         format="csv",
-        null=_NULL,
         timeout=_COPY_SECONDS,
     )
+
+
+async def _pieces(frame: pl.DataFrame) -> AsyncIterator[bytes]:
+    rows_max = max(1, frame.height * _COPY_BYTES // max(1, int(frame.estimated_size())))
+    for part in frame.iter_slices(rows_max):
+        text = _csv(part)  # of far larger rows than the mean: Postgres takes 1 GiB at a time at most
+        for at in range(0, len(text), _COPY_BYTES):
+            yield text[at : at + _COPY_BYTES]
 
 
 def _csv(frame: pl.DataFrame) -> bytes:
@@ -214,8 +216,8 @@ def _csv(frame: pl.DataFrame) -> bytes:
         pl.Series("idempotency_key", _hex(_version_8(keys.to_bytes(frame["idempotency_key"])))),
     ]
     buffer = io.BytesIO()
-    # All text is quoted, and null is not: so the two are told apart, whatever a text says.
-    frame.with_columns(texts).write_csv(buffer, include_header=False, quote_style="non_numeric", null_value=_NULL)
+    # All text is quoted, and null is nothing: so the two are told apart, whatever a text says.
+    frame.with_columns(texts).write_csv(buffer, include_header=False, quote_style="non_numeric")
     return buffer.getvalue()
 
 

@@ -35,12 +35,11 @@ class RollupState(msgspec.Struct, frozen=True):
 
 @dataclass
 class Accumulator:
-    """Changes since the last emission, and a cache of the totals emitted. Of windows that start at `whole_from_ms` or
-    later, the cache lacks none."""
+    """Changes since the last emission, and a cache of the totals emitted."""
 
     schema: Schema
-    whole_from_ms: int
     cache: pl.DataFrame | None = None
+    whole_from_ms: int | None = None  # of windows that start then or later, the cache lacks no totals; None: not known
 
     def __post_init__(self) -> None:
         self._frames: list[pl.DataFrame] = []
@@ -74,7 +73,8 @@ class Accumulator:
 
     def missing(self, changes: pl.DataFrame) -> pl.DataFrame:
         """The keys among `changes` whose totals must be read back."""
-        wanted = changes.filter(pl.col("window_ms") < self.whole_from_ms).select(KEYS)
+        old = changes if self.whole_from_ms is None else changes.filter(pl.col("window_ms") < self.whole_from_ms)
+        wanted = old.select(KEYS)
         return wanted if self.cache is None else wanted.join(self.cache, on=KEYS, how="anti")
 
     def totals(self, changes: pl.DataFrame, read_back: pl.DataFrame) -> pl.DataFrame:
@@ -90,5 +90,5 @@ class Accumulator:
         kept = [totals] if self.cache is None else [totals, self.cache.join(totals, on=KEYS, how="anti")]
         cache = pl.concat(kept, how="diagonal")
         self.cache, forgotten = cache.head(CACHE_ROWS_MAX), cache["window_ms"][CACHE_ROWS_MAX:]
-        if forgotten.len():
+        if forgotten.len() and self.whole_from_ms is not None:
             self.whole_from_ms = max(self.whole_from_ms, int(forgotten.to_numpy().max()) + 1)

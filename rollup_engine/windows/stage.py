@@ -23,6 +23,7 @@ from rollup_engine.exchange import Marks
 from rollup_engine.packing import unpack
 from rollup_engine.ports import Log, Record, Sink, Span
 from rollup_engine.progress import DEDUP, NOTHING, ROLLUP, ROUTE, Claim, Partials, Writes
+from rollup_engine.tables import Schema
 from rollup_engine.topology import Topology, check_held, deltas_topic, events_topic, source_name
 from rollup_engine.windows.accumulator import Accumulator, RollupState
 from rollup_engine.windows.closing import Closing
@@ -48,7 +49,7 @@ class RollupPartition:
         declared = [rollup for rollup in topology.config.rollups if rollup.table == table]
         self._emit_every_ms = declared[0].emit_every_ms if declared else _EMIT_EVERY_MS
         self._closing = _closing(topology, declared[0]) if declared else None
-        self._accumulator: Accumulator
+        self._accumulator = Accumulator(topology.schemas[table])
         self._emitted_ms = clock.elapsed_ms()
         self._marks = Marks({})
         self._position = 0
@@ -65,9 +66,6 @@ class RollupPartition:
         self._marks = Marks(state.marks)
         self._position = self._claim.next_offset
         check_held(self.source, self._position, start, end)
-        schema = self._topology.schemas[self._table]
-        last_ms = await self._sink.last_window_ms(schema)  # of all partitions, ours among them; as of the claim
-        self._accumulator = Accumulator(schema, FIRST_MS if last_ms is None else last_ms + 1)
         self._emitted_ms = self._clock.elapsed_ms()
         return self._position
 
@@ -96,6 +94,8 @@ class RollupPartition:
         changes = self._accumulator.changes()
         if changes is not None:
             schema = self._topology.schemas[self._table]
+            if self._accumulator.whole_from_ms is None:
+                self._accumulator.whole_from_ms = await self._new_from_ms(schema)
             rows = await self._sink.read_back(schema, self._accumulator.missing(changes))
             totals = self._accumulator.totals(changes, partials.parse(rows, schema))
             await self._write(totals, self._position, self._taken_in())
@@ -104,6 +104,11 @@ class RollupPartition:
             await self._advance(self._position, self._taken_in(), NOTHING)
         if self._closing is not None and self._state.unfinished is None:
             await self._look_for_closed(self._closing)
+
+    async def _new_from_ms(self, schema: Schema) -> int:
+        """Windows from here on have no partials before our first ones: since the claim nobody else writes ours."""
+        last_ms = await self._sink.last_window_ms(schema)
+        return FIRST_MS if last_ms is None else last_ms + 1
 
     async def _look_for_closed(self, closing: Closing) -> None:
         """Known from here on, and in the sink's row with the next advance: lost before that, it is found out again."""

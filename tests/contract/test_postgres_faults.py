@@ -14,7 +14,7 @@ import pytest
 
 from rollup_engine.errors import ClaimLost, DatabaseUnavailable
 from rollup_engine.progress import DEDUP, NOTHING, Books, Partials, Writes
-from rollup_engine.runtime import schema
+from rollup_engine.runtime import postgres, schema
 from rollup_engine.runtime.database import persist
 from rollup_engine.runtime.embedded import start_database
 from rollup_engine.runtime.postgres import PostgresSink
@@ -126,6 +126,25 @@ class TestAmbiguousCommit:
         while not await pool.fetchval(query):
             assert time.monotonic() < deadline, "nobody waits for the row"
             await asyncio.sleep(0.02)
+
+
+async def test_what_cannot_be_written_to_its_end_is_not_written(
+    declared_pool: "asyncpg.Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = PostgresSink(declared_pool, APP_ID)
+    claim = await sink.claim(DEDUP, "events/0", 0)
+
+    async def pieces(frame: pl.DataFrame) -> AsyncIterator[bytes]:
+        yield postgres._csv(frame)
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(postgres, "_pieces", pieces)
+        with pytest.raises(MemoryError):
+            await sink.advance(claim, 1, {}, writes())
+    assert await held(declared_pool) == (0, 0)
+    await sink.advance(claim, 1, {}, writes())
+    assert await held(declared_pool) == (1, 1)
 
 
 class TestPassingFaults:

@@ -20,6 +20,7 @@ from rollup_engine.dedup import letters
 from rollup_engine.errors import ClaimLost
 from rollup_engine.ports import Sink, Span
 from rollup_engine.progress import DEDUP, NOTHING, ROLLUP, ROUTE, Books, Claim, Partials, Writes
+from rollup_engine.runtime import postgres
 from rollup_engine.runtime.database import at_ms
 from rollup_engine.runtime.memory import MemorySink
 from rollup_engine.runtime.postgres import PostgresSink
@@ -293,6 +294,14 @@ class TestReadBack:
         absent = pl.DataFrame({"window_ms": [WINDOW_MS - 600_000], "tuple_key": wanted["tuple_key"][:1]})
         rows = await self.back(sink, pl.concat([wanted, absent]))
         assert sorted(row["count"] for row in rows.values()) == [1, 3]
+
+    async def test_many_partials_however_they_are_cut(self, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(postgres, "_COPY_BYTES", 100)  # of rows of some hundred bytes, and one far larger
+        rows = [(WINDOW_MS, f"region {n}" * (1 if n else 500), n, str(n), str(n)) for n in range(50)]
+        group = partials(rows)
+        await self.write(sink, group)
+        found = await self.back(sink, group.frame.select("window_ms", "tuple_key"))
+        assert sorted((row["count"], row["region"]) for row in found.values()) == [(row[2], row[1]) for row in rows]
 
     @pytest.mark.parametrize(
         "region", [None, "", "null", " ", "é\u2028", "a'b\"c\\d", "\\N", "\\.", "1,5\r\n6", "x" * 2_000]

@@ -124,7 +124,7 @@ ROLLUPS = [
     without(
         "what a table holds as a session begins is read back",
         RollupPartition,
-        "open",
+        "_new_from_ms",
         "FIRST_MS if last_ms is None else last_ms + 1",
         "FIRST_MS",
         seed=2,

@@ -49,7 +49,7 @@ def test_totals_do_not_depend_on_the_cache(
         patch.setattr(accumulator, "CACHE_ROWS_MAX", cache_rows)
         patch.setattr(accumulator, "_FRAMES_MAX", 2)
         whole_from = max((window + 1 for window, _ in before), default=0)
-        one, marks = Accumulator(SCHEMA, whole_from), Marks({"events/0": 0})
+        one, marks = Accumulator(SCHEMA, whole_from_ms=whole_from), Marks({"events/0": 0})
         written, expected = dict(before), dict(before)
         for offset, deltas in enumerate([*data, [(0, 0, 1)]]):
             one.add(marks, [(offset, packed(offset, deltas))])
@@ -85,7 +85,7 @@ def test_totals_do_not_depend_on_the_cache(
 
 
 def test_what_the_marks_cut_is_not_added_again() -> None:
-    one, marks = Accumulator(SCHEMA, 0), Marks({"events/0": 0})
+    one, marks = Accumulator(SCHEMA), Marks({"events/0": 0})
     record = packed(0, [(0, 1, 5)])
     one.add(marks, [(0, record), (1, record), (2, record)])
     changes = one.changes()
@@ -95,7 +95,7 @@ def test_what_the_marks_cut_is_not_added_again() -> None:
 
 def test_only_totals_that_may_be_there_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accumulator, "CACHE_ROWS_MAX", 2)
-    one, marks = Accumulator(SCHEMA, 1), Marks({"events/0": 0})
+    one, marks = Accumulator(SCHEMA, whole_from_ms=1), Marks({"events/0": 0})
 
     def asked_for(offset: int, *deltas: Delta) -> list[tuple[int, int]]:
         one.add(marks, [(offset, packed(offset, list(deltas)))])

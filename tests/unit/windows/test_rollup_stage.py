@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import polars as pl
 import pytest
 
 from rollup_engine.errors import ClaimLost, PartitionHalted
 from rollup_engine.exchange import HOLE_MS_MAX
 from rollup_engine.progress import ROLLUP
+from rollup_engine.tables import Schema
 from rollup_engine.windows import stage as windows_stage
 from tests.unit.windows.bench import DELTAS, GENERATION, SOURCE, Bench, deltas
 
@@ -45,6 +47,25 @@ async def test_what_was_not_emitted_is_read_again_and_what_was_is_read_back(benc
     await bench.take()
     await bench.emit()
     assert bench.rows() == [("a", 1, "5", GENERATION), ("a", 2, "10", GENERATION + 1)]
+
+
+async def test_only_windows_that_may_have_totals_are_read_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[int] = []
+    read_back = bench.sink.read_back
+
+    async def asking(schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
+        asked_for.extend(wanted["window_ms"].to_list())
+        return await read_back(schema, wanted)
+
+    monkeypatch.setattr(bench.sink, "read_back", asking)
+    await bench.start()
+    await bench.take(deltas(0, 1, "a", window_ms=1_000))
+    await bench.emit()
+    assert asked_for == [], "the table was empty"
+    await bench.start()
+    await bench.take(deltas(1, 2, "a", window_ms=1_000), deltas(2, 3, "a", window_ms=2_000))
+    await bench.emit()
+    assert asked_for == [1_000]
 
 
 async def test_the_position_moves_without_changes_too(bench: Bench) -> None:
