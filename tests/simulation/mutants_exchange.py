@@ -51,6 +51,6 @@ EXCHANGE = [
         ", clock_ms=min(0, packed.clock_ms)",
         "",
         Change(exchange, "pack", ", clock_ms=min(0, packed.clock_ms)", ""),
-        seed=57,
+        seed=820,
     ),
 ]
