@@ -1,8 +1,9 @@
 """How old what SQL shows is: from an event's acknowledgement by Kafka until its group is visible in the view.
 
 While traffic comes at a share of the full rate, a probe event every 100 ms goes to a window of its own, for a customer
-of its own; how long it takes to show in the view is its freshness. The full rate is measured first, on the same machine
-and with the load's sender beside the engine, as it is then: what both can keep up, not what one works off alone.
+of its own; how long it takes to show in the view is its freshness. The full rate is measured first, on the same
+machine, with the same `emit_every`, for about as long, and with the load's sender beside the engine, as it is then: what
+both can keep up, not what one works off alone.
 """
 
 import argparse
@@ -118,12 +119,13 @@ async def _fresh(bed: Bed, rate: float, seconds: float) -> list[float]:
 
 
 def _one_run(kind: str, seconds: float, traffic: Traffic) -> list[Row]:
-    with bed(kind) as services:
+    settings = yaml(emit_every=f"{EMIT_EVERY_SECONDS}s")
+    with bed(kind, settings) as services:
         full = asyncio.run(_full_rate(services, traffic))
     console.print(f"full rate: {full:,.0f} events/s")
     rows: list[Row] = []
     for share in SHARES:
-        with bed(kind, yaml(emit_every=f"{EMIT_EVERY_SECONDS}s")) as services:
+        with bed(kind, settings) as services:
             found = asyncio.run(_fresh(services, share * full, seconds))
         percentiles = statistics.quantiles(found, n=100, method="inclusive")
         rows.append(
@@ -141,7 +143,7 @@ def _one_run(kind: str, seconds: float, traffic: Traffic) -> list[Row]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--events", type=int, default=1_000_000, help="to measure the full rate with")
+    parser.add_argument("--events", type=int, default=4_000_000, help="to measure the full rate with")
     parser.add_argument("--seconds", type=float, default=60.0, help="at each load")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--kafka", choices=[EMBEDDED, APACHE], default=APACHE)
