@@ -1,9 +1,9 @@
 """How old what SQL shows is: from an event's acknowledgement by Kafka until its group is visible in the view.
 
-While traffic comes at a share of the full rate, a probe event every 100 ms goes to a window of its own, for a customer
-of its own; how long it takes to show in the view is its freshness. The full rate is measured first, on the same
-machine, with the same `emit_every`, for about as long, and with the load's sender beside the engine, as it is then: what
-both can keep up, not what one works off alone.
+While traffic comes at a share of the full rate, a probe event every 100 ms goes to a window of its own, for a
+customer of its own; how long it takes to show in the view is its freshness. The full rate is measured first, on the
+same machine, with the same `emit_every`, for about as long, and with the load's sender beside the engine, as it is
+then: what both can keep up, not what one works off alone.
 """
 
 import argparse
