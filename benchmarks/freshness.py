@@ -119,13 +119,13 @@ async def _fresh(bed: Bed, rate: float, seconds: float) -> list[float]:
 
 
 def _one_run(kind: str, seconds: float, traffic: Traffic) -> list[Row]:
-    settings = yaml(emit_every=f"{EMIT_EVERY_SECONDS}s")
-    with bed(kind, settings) as services:
+    content = yaml(emit_every=f"{EMIT_EVERY_SECONDS}s")
+    with bed(kind, content) as services:
         full = asyncio.run(_full_rate(services, traffic))
     console.print(f"full rate: {full:,.0f} events/s")
     rows: list[Row] = []
     for share in SHARES:
-        with bed(kind, settings) as services:
+        with bed(kind, content) as services:
             found = asyncio.run(_fresh(services, share * full, seconds))
         percentiles = statistics.quantiles(found, n=100, method="inclusive")
         rows.append(

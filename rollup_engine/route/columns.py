@@ -7,7 +7,7 @@ A row that fails a check is left out of these, and named with a reason; its neig
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -139,8 +139,9 @@ def _text(
 ) -> pl.Series:
     """A String column; numbers and booleans in their JSON form. Names the rows that hold anything else."""
     code = what.replace(" ", "_")
-    texts: list[str | None] = values  # type: ignore[assignment]  # nearly always
-    if not set(map(type, values)) <= {str, type(None)}:
+    if set(map(type, values)) <= {str, type(None)}:
+        texts = cast("list[str | None]", values)
+    else:
         texts = [_converted(value, row, path, what, bad, required) for row, value in enumerate(values)]
     text = pl.Series(texts, dtype=pl.String)
     sizes = text.str.len_bytes()

@@ -100,7 +100,7 @@ def column(values: Sequence[object], timestamp: Timestamp) -> tuple[pl.Series, d
     return pl.Series(found, dtype=pl.Int64), errors
 
 
-Times = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]  # milliseconds, and whose form is a common one: of these alone
+Times = tuple["NDArray[np.int64]", "NDArray[np.bool_]"]  # milliseconds; true only of values of a common form: these
 
 
 def _integers(values: Sequence[object], unit: str) -> Times:

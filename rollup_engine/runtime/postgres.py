@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _READ_BACK_ROWS = 10_000
 _COPY_SECONDS = 600.0  # many rows at once may take their time
 _COPY_BYTES = 1 << 20
-_COLUMNS = {"window_ms": "timestamp"}  # what a partial's are called in Postgres, where it is not their name
 
 
 class PostgresSink:
@@ -188,8 +187,7 @@ def _back_frame(rows: list[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:
 async def _write_partials(connection: Connection, partials: Partials) -> None:
     """COPY straight into the table: the compare-and-set already excludes repeats. As CSV, which Polars writes at half
     of what asyncpg takes to encode row by row; a piece at a time, while others work."""
-    columns = [_COLUMNS.get(name, name) for name in partials.frame.columns]
-
+    columns = ["timestamp" if name == "window_ms" else name for name in partials.frame.columns]
     await connection.copy_to_table(
         f"{partials.table}_aggregated",
         schema_name="rollups",
