@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rollup_engine.dedup import store as store_module
 from rollup_engine.dedup.memory import MemoryIds
-from rollup_engine.dedup.store import META, RocksIds
+from rollup_engine.dedup.store import META, WRITE_BUFFERS_MAX, RocksIds
 from rollup_engine.dedup.verdicts import encode
 from rollup_engine.errors import PartitionHalted, RollupError
 
@@ -382,3 +382,22 @@ def test_a_store_opened_again_keeps_its_filters(tmp_path: Path) -> None:
         options = max((tmp_path / "0").glob("OPTIONS-*")).read_text()
         assert "filter_policy=bloomfilter" in options
         assert "  cache_index_and_filter_blocks=false" in options
+
+
+def test_several_tables_in_memory_go_to_disk_as_one_file(tmp_path: Path) -> None:
+    """One by one they would be so many more files to look through and to merge."""
+    rocks, ids = RocksIds(tmp_path, buffer_bytes=1 << 18), {}
+    while not files_of(rocks):
+        more = {key(len(ids) + i): encode(((7, i),)) for i in range(500)}
+        rocks.write(*puts(more), 1, "life")
+        ids |= more
+        assert int(rocks._db.property_value("rocksdb.cur-size-all-mem-tables")) < 1.1 * WRITE_BUFFERS_MAX * (1 << 18)
+    assert files_of(rocks) == 1
+    stored = (tmp_path / "0").glob("*.sst")
+    assert sum(file.stat().st_size for file in stored) > 2 * (1 << 18), "more than one table held"
+    assert rocks.get(list(ids)) == list(ids.values())
+    rocks.close()
+
+
+def files_of(rocks: RocksIds) -> int:
+    return int(rocks._db.property_value("rocksdb.num-files-at-level0"))

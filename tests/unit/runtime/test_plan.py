@@ -121,7 +121,7 @@ def test_each_rollup_disk_and_slow_load_counts() -> None:
 
 def test_settings_it_copies_are_the_engine_s() -> None:
     assert planning.STORE_CACHE_BYTES.value == store._CACHE_BYTES
-    assert planning.STORE_BUFFER_BYTES.value == 2 * store.WRITE_BUFFER_BYTES
+    assert planning.STORE_BUFFER_BYTES.value == store.WRITE_BUFFERS_MAX * store.WRITE_BUFFER_BYTES
     assert Settings.model_fields["partitions"].default == planning.PARTITIONS_MIN
     assert {load_of(1, 1, "1h", 1, 1, "30s").emit_every_ms, Load(1, 1, 1).emit_every_ms} == {30_000}
     assert "3 * horizon_ms + RETENTION_MARGIN_MS" in inspect.getsource(registry), "plan.py sizes the events topic so"
