@@ -386,15 +386,16 @@ def test_a_store_opened_again_keeps_its_filters(tmp_path: Path) -> None:
 
 def test_several_tables_in_memory_go_to_disk_as_one_file(tmp_path: Path) -> None:
     """One by one they would be so many more files to look through and to merge."""
-    rocks, ids = RocksIds(tmp_path, buffer_bytes=1 << 18), {}
+    table_bytes = 1 << 18
+    rocks, ids = RocksIds(tmp_path, buffer_bytes=table_bytes), {}
     while not files_of(rocks):
         more = {key(len(ids) + i): encode(((7, i),)) for i in range(500)}
         rocks.write(*puts(more), 1, "life")
         ids |= more
-        assert int(rocks._db.property_value("rocksdb.cur-size-all-mem-tables")) < 1.1 * WRITE_BUFFERS_MAX * (1 << 18)
+        assert int(rocks._db.property_value("rocksdb.cur-size-all-mem-tables")) < 1.1 * WRITE_BUFFERS_MAX * table_bytes
     assert files_of(rocks) == 1
     stored = (tmp_path / "0").glob("*.sst")
-    assert sum(file.stat().st_size for file in stored) > 2 * (1 << 18), "more than one table held"
+    assert sum(file.stat().st_size for file in stored) > 2 * table_bytes, "more than one table held"
     assert rocks.get(list(ids)) == list(ids.values())
     rocks.close()
 
