@@ -109,6 +109,8 @@ def _cut(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
     for column in frame.columns:
         piece = next((piece for piece, apart in PIECES.items() if column in apart), REST)
         columns.setdefault(piece, []).append(column)
+    if len(columns) == 1:  # of deltas: a frame anew would be a tenth of what it takes to pack them
+        return dict.fromkeys(columns, frame)
     return {piece: frame[wanted] for piece, wanted in columns.items()}
 
 

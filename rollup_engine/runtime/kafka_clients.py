@@ -19,8 +19,9 @@ EMBEDDED_CLUSTER = "rollup-engine-"  # how the embedded broker's cluster id star
 REQUEST_BYTES_MAX = 2 << 20
 FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
 FETCH_WAIT_MS = 500  # in Kafka, for a first record; it answers at once when there is one
-BACKLOG_FETCH_WAIT_MS = 25  # the same while there is more to read
-_BACKLOG_SECONDS = 1.0  # so long after it was seen last
+BUSY_FETCH_WAIT_MS = 25  # the same while records come without a rest
+_BUSY_SECONDS = 1.0  # so long after such were seen last
+PREFETCH_BACKOFF_SECONDS = 0.02
 _COMPLAIN_SECONDS = 30.0
 _CANNOT_START = 'Unable connect to "%s:%s": %s'  # said again by the error that follows
 _STOP_SECONDS = 2.0  # to take leave of a broker, which may be gone
@@ -120,21 +121,26 @@ def hand_out_records_as_read() -> None:
 
 
 class PatientConsumer(AIOKafkaConsumer):  # type: ignore[misc]
-    """Lets its fetches wait long in Kafka for records, but not while it has a backlog.
+    """Lets its fetches wait long in Kafka for records, but not while it is busy; and asks again soon.
 
     aiokafka asks a broker for all partitions of which it holds nothing, one request at a time. While the records of the
     others are being worked off, that names the empty ones only and waits its full time, and a partition that runs out
-    meanwhile gets nothing: it would come to one buffer each half second. A hook into a private attribute, with a test.
+    meanwhile gets nothing: it would come to one buffer each half second. Besides it asks for nothing until what it
+    holds of any partition is 0.1 s old. Hooks into private attributes, with tests.
     """
 
-    _backlog_until = 0.0
+    _busy_until = 0.0
 
-    def note(self, *, backlog: bool) -> None:
-        """Call with every read: whether the partition read has more."""
+    async def start(self) -> None:
+        await super().start()
+        self._fetcher._prefetch_backoff = PREFETCH_BACKOFF_SECONDS
+
+    def note(self, *, busy: bool) -> None:
+        """Call with every read: whether the partition read has more, or had records as soon as it was asked again."""
         now = time.monotonic()
-        if backlog:
-            self._backlog_until = now + _BACKLOG_SECONDS
-        self._fetcher._fetch_max_wait_ms = BACKLOG_FETCH_WAIT_MS if now < self._backlog_until else FETCH_WAIT_MS
+        if busy:
+            self._busy_until = now + _BUSY_SECONDS
+        self._fetcher._fetch_max_wait_ms = BUSY_FETCH_WAIT_MS if now < self._busy_until else FETCH_WAIT_MS
 
 
 def consumer_options(cluster: Cluster) -> dict[str, Any]:

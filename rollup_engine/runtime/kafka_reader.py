@@ -21,6 +21,8 @@ from rollup_engine.topology import source_name
 if TYPE_CHECKING:
     from rollup_engine.runtime.kafka import KafkaLog
 
+_FRESH_MS = 50  # waited for what came during a rest: a fetch under way for others, and ours after it
+
 
 class KafkaReader:
     """Implements `ports.Reader` on one partition of a consumer."""
@@ -52,25 +54,38 @@ class KafkaReader:
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
         await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
+        rested, self._rest_until = self._rest_until > 0, 0.0
         try:
             records = await self._get(records_max, 0)
-            if not records and timeout_ms:
-                records = await self._wait(records_max, timeout_ms)
-            position = await self._consumer.position(self._partition)
+            flowing = rested and bool(records)
+            if flowing and len(records) < records_max:  # fetched as the rest began: what came since is a fetch away
+                await self._move_beyond(records)
+                since = await self._get(records_max - len(records), _FRESH_MS)
+                await self._move_beyond(since)
+                records = [*records, *since]
+            else:
+                if not records and timeout_ms:
+                    records = await self._wait(records_max, timeout_ms)
+                await self._move_beyond(records)
         except KafkaError as error:
             raise BrokerUnavailable(
                 f"Kafka did not give records of {source_of(self._partition)}: {error!r}."
             ) from error
+        end = self._consumer.highwater(self._partition) or 0
+        stable = self._consumer.last_stable_offset(self._partition)  # an open transaction is no backlog
+        backlog = (end if stable is None or stable < 0 else stable) > self._position
+        self._consumer.note(busy=flowing or backlog)
+        if self._pause_seconds and 0 < len(records) < records_max and end - self._position < records_max:
+            self._rest_until = time.monotonic() + self._pause_seconds
+        return records
+
+    async def _move_beyond(self, records: Sequence[Record]) -> None:
+        """Raises `PartitionHalted` unless these are the next there are."""
+        position = await self._consumer.position(self._partition)
         first = records[0].offset if records else position
         if first != self._position or (not records and self._beyond_end()):
             await self._check_jump(first)
         self._position = max(position, records[-1].offset + 1) if records else position
-        end = self._consumer.highwater(self._partition) or 0
-        stable = self._consumer.last_stable_offset(self._partition)  # an open transaction is no backlog
-        self._consumer.note(backlog=(end if stable is None or stable < 0 else stable) > self._position)
-        if 0 < len(records) < records_max and end - self._position < records_max:
-            self._rest_until = time.monotonic() + self._pause_seconds
-        return records
 
     async def _get(self, records_max: int, timeout_ms: int) -> list[Record]:
         found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)

@@ -1,4 +1,4 @@
-"""How long a consumer lets Kafka wait for a first record: long where it has nothing to do, briefly in a backlog."""
+"""How long a consumer lets Kafka wait for a first record, and how soon it asks again."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from aiokafka.consumer import fetcher
 
 from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from rollup_engine.runtime.kafka_clients import (
-    BACKLOG_FETCH_WAIT_MS,
+    BUSY_FETCH_WAIT_MS,
     FETCH_WAIT_MS,
+    PREFETCH_BACKOFF_SECONDS,
     Cluster,
     PatientConsumer,
     consumer_options,
@@ -49,15 +50,38 @@ async def test_a_partition_that_runs_out_of_records_does_not_wait_for_those_that
             consumer.assign([TopicPartition(topic, 0)])
             consumer.seek(TopicPartition(topic, 0), 0)
             await until(lambda: FETCH_WAIT_MS in asked, "an idle consumer lets Kafka wait long")
-            consumer.note(backlog=True)
-            await until(lambda: BACKLOG_FETCH_WAIT_MS in asked, "one with a backlog does not")
-            consumer.note(backlog=False)  # of another partition: the backlog is still there
+            consumer.note(busy=True)
+            await until(lambda: BUSY_FETCH_WAIT_MS in asked, "a busy one does not")
+            consumer.note(busy=False)  # of another partition: it is still busy
             asked.clear()
             await until(lambda: asked, "it goes on asking")
-            assert set(asked) == {BACKLOG_FETCH_WAIT_MS}
-            consumer._backlog_until = 0.0  # as after a while without
-            consumer.note(backlog=False)
+            assert set(asked) == {BUSY_FETCH_WAIT_MS}
+            consumer._busy_until = 0.0  # as after a while without
+            consumer.note(busy=False)
             asked.clear()
             await until(lambda: FETCH_WAIT_MS in asked, "then it is patient again")
         finally:
             await consumer.stop()
+
+
+async def test_it_asks_again_soon_whatever_it_holds(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka must go on asking our hook: what it holds keeps it from asking for as long as was set."""
+    backoffs: list[float] = []
+
+    class Watched(fetcher.FetchResult):  # type: ignore[misc]
+        def __init__(self, *rest: Any, backoff: float, **options: Any) -> None:
+            backoffs.append(backoff)
+            super().__init__(*rest, backoff=backoff, **options)
+
+    monkeypatch.setattr(fetcher, "FetchResult", Watched)
+    topic = f"patient-{uuid4().hex}"
+    async with KafkaLog.connect({"bootstrap_servers": kafka}) as log:
+        await log.create(topic, 1, {})
+        await wait_for_topics(log, {topic: 1})
+        await log.append(topic, 0, b"a record")
+        reader = await log.reader(topic, 0, 0)
+        try:
+            assert [record.value for record in await reader.read(10, 20_000)] == [b"a record"]
+        finally:
+            await reader.close()
+    assert set(backoffs) == {PREFETCH_BACKOFF_SECONDS}

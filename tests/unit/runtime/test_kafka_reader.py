@@ -1,5 +1,5 @@
-"""When a reader pauses: only where it has read all there is, and more would make the next batch fuller. And what it
-tells of a backlog."""
+"""When a reader pauses: only where it has read all there is, and more would make the next batch fuller. What came in a
+pause is part of the next batch. And what it tells of being busy."""
 
 import asyncio
 import time
@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import TopicPartition
 
+from rollup_engine.errors import PartitionHalted
 from rollup_engine.runtime.kafka_reader import KafkaReader
 
 ONE = TopicPartition("raw", 0)
@@ -20,9 +21,11 @@ class Consumer:
     def __init__(self, gives: list[int], end: int) -> None:
         self._gives, self._end, self._next = gives, end, 0
         self.noted: list[bool] = []
+        self.asked: list[int] = []
         self.stable: int | None = None
 
-    async def getmany(self, *_: object, **__: object) -> dict[TopicPartition, list[Any]]:
+    async def getmany(self, *_: object, max_records: int = 0, **__: object) -> dict[TopicPartition, list[Any]]:
+        self.asked.append(max_records)
         count = self._gives.pop(0)
         self._next += count
         return {ONE: [SimpleNamespace(offset=offset) for offset in range(self._next - count, self._next)]}
@@ -39,39 +42,73 @@ class Consumer:
     def seek(self, *_: object) -> None:
         pass
 
-    def note(self, *, backlog: bool) -> None:
-        self.noted.append(backlog)
+    def note(self, *, busy: bool) -> None:
+        self.noted.append(busy)
 
 
-async def pauses(gives: list[int], end: int, monkeypatch: pytest.MonkeyPatch, records_max: int = 10) -> list[bool]:
-    """Whether it paused before each read."""
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether it paused before each read; no pause takes any time."""
     slept: list[bool] = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds > 0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False))
-    consumer: Any = Consumer(list(gives), end)
-    reader = KafkaReader(log, consumer, ONE, pause_seconds=60.0)
-    for _ in gives:
-        await reader.read(records_max, 0)
     return slept
+
+
+def pausing(consumer: Consumer, start: int = 0, end: int = 0) -> KafkaReader:
+    """Of a partition that holds [start, end)."""
+
+    async def bounds(*_: object) -> tuple[int, int]:
+        return start, end
+
+    log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False), bounds=bounds)
+    return KafkaReader(log, cast("Any", consumer), ONE, pause_seconds=60.0)
 
 
 @pytest.mark.parametrize(
     ("gives", "end", "expected"),
     [
-        ([3, 3, 3], 9, [False, True, True]),  # caught up
+        ([3, 3, 0, 3, 0], 9, [False, True, True]),  # caught up
         ([10, 10, 10], 30, [False, False, False]),  # full batches
         ([4, 4, 4], 1_000, [False, False, False]),  # a backlog: what Kafka gave was just no more
-        ([0, 3, 3], 6, [False, False, True]),  # waited for in Kafka already
+        ([0, 3, 3, 0], 6, [False, False, True]),  # waited for in Kafka already
     ],
 )
-async def test_it_pauses_at_the_end_only(
-    gives: list[int], end: int, expected: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert await pauses(gives, end, monkeypatch) == expected
+async def test_it_pauses_at_the_end_only(gives: list[int], end: int, expected: list[bool], slept: list[bool]) -> None:
+    reader = pausing(Consumer(gives, end))
+    for _ in expected:
+        await reader.read(10, 0)
+    assert slept == expected
+
+
+async def test_what_came_in_a_pause_is_part_of_the_batch_after_it(slept: list[bool]) -> None:
+    """aiokafka holds what it fetched as the pause began: records that came since would wait for one pause more."""
+    consumer = Consumer([3, 2, 4], 3)
+    reader = pausing(consumer)
+    await reader.read(10, 0)
+    assert [record.offset for record in await reader.read(10, 0)] == [3, 4, 5, 6, 7, 8]
+    assert consumer.asked == [10, 10, 8]
+    assert consumer.noted == [False, True]
+    assert reader.position == 9
+
+
+async def test_records_lost_in_a_pause_are_not_skipped(slept: list[bool]) -> None:
+    consumer = Consumer([3, 2, 4], 11)
+    reader = pausing(consumer, start=7, end=11)
+    await reader.read(10, 0)
+    give = consumer.getmany
+
+    async def behind_a_loss(*_: object, max_records: int = 0, **__: object) -> dict[TopicPartition, list[Any]]:
+        if max_records < 10:
+            consumer._next = 7
+        return await give(max_records=max_records)
+
+    consumer.getmany = behind_a_loss  # type: ignore[method-assign]
+    with pytest.raises(PartitionHalted, match="records 5 to 6 are gone"):
+        await reader.read(10, 0)
 
 
 async def test_it_tells_its_consumer_of_a_backlog() -> None:
