@@ -54,7 +54,7 @@ class DedupPartition:
 
     stage = DEDUP
     records_max = 256  # small ones, of senders that have little; of large ones a fetch holds fewer
-    pause_seconds = 0.1  # a batch costs some 6 ms whatever its rows
+    pause_seconds = 0.2  # a batch takes some 6 ms whatever its rows
 
     def __init__(
         self,

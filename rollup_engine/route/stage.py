@@ -29,7 +29,7 @@ class RoutePartition:
 
     stage = ROUTE
     records_max = 40_000
-    pause_seconds = 0.2  # each flush is a record for every events partition, however few rows it has
+    pause_seconds = 0.3  # each flush is a record for every events partition, however few rows it has
 
     def __init__(
         self, topology: Topology, topic: str, partition: int, log: Log, sink: Sink, clock: Clock, idle_ms: int

@@ -39,7 +39,7 @@ class RollupPartition:
 
     stage = ROLLUP
     records_max = 200
-    pause_seconds = 0.0
+    pause_seconds = 0.1  # each batch of dedup sends a record to every partition, however few rows it has
 
     def __init__(self, topology: Topology, table: str, partition: int, log: Log, sink: Sink, clock: Clock) -> None:
         self._topology, self._table, self._partition = topology, table, partition
@@ -50,7 +50,7 @@ class RollupPartition:
         self._emit_every_ms = declared[0].emit_every_ms if declared else _EMIT_EVERY_MS
         self._closing = _closing(topology, declared[0]) if declared else None
         self._accumulator = Accumulator(topology.schemas[table])
-        self._emitted_ms = clock.elapsed_ms()
+        self._due_ms = clock.elapsed_ms() + self._emit_every_ms
         self._marks = Marks({})
         self._position = 0
         self._claim: Claim
@@ -66,7 +66,7 @@ class RollupPartition:
         self._marks = Marks(state.marks)
         self._position = self._claim.next_offset
         check_held(self.source, self._position, start, end)
-        self._emitted_ms = self._clock.elapsed_ms()
+        self._due_ms = self._clock.elapsed_ms() + self._emit_every_ms
         return self._position
 
     async def process(self, records: Sequence[Record], position: int) -> None:
@@ -80,17 +80,19 @@ class RollupPartition:
             await self._emit()
 
     async def tick(self) -> int:
-        if self._clock.elapsed_ms() - self._emitted_ms >= self._emit_every_ms:
+        if self._clock.elapsed_ms() >= self._due_ms:
             await self._emit()
         if self._state.unfinished is not None:
             await self._finish(self._state.unfinished)
         self._marks.watch(self.source, self._clock.elapsed_ms())
-        due_ms = self._emitted_ms + self._emit_every_ms - self._clock.elapsed_ms()
+        due_ms = self._due_ms - self._clock.elapsed_ms()
         return due_ms if self._state.unfinished is None else min(due_ms, _FINISH_MS)
 
     async def _emit(self) -> None:
         """Write one partial per changed group, and only those; without changes, just move the position."""
-        self._emitted_ms = self._clock.elapsed_ms()
+        now_ms = self._clock.elapsed_ms()
+        late_ms = max(0, now_ms - self._due_ms)  # made up for: or each emission would come later than the one before
+        self._due_ms = now_ms + self._emit_every_ms - late_ms % self._emit_every_ms
         changes = self._accumulator.changes()
         if changes is not None:
             schema = self._topology.schemas[self._table]
