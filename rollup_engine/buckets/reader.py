@@ -125,8 +125,9 @@ class BucketReader:
     async def _open(self, number: int) -> OpenedObject | Finished:
         """The object, begun in the ledger; or what came of it, where there is nothing more to read.
 
-        One that was changed before reading began is read as it is, once a listing knows its etag. One that is not there
-        is `gone` once a complete listing has passed since, and it still is not: until then the store may be away.
+        One that was changed before reading began is read as it is, once a listing knows its etag: none ever does of one
+        that the ledger has an outcome of, from a session that crashed before it had moved on. One that is not there is
+        `gone` once a complete listing has passed since, and it still is not: until then the store may be away.
         """
         line = offsets.line_of(self._next)  # the first, unless it is in the middle of this very object
         changing_since: float | None = None
@@ -144,7 +145,7 @@ class BucketReader:
                 await self._wait_for_listing()
                 continue
             except ObjectChanged:
-                if found.begun:
+                if found.begun or found.outcome is not None:
                     return Finished(number, line - 1, "changed", "It was changed before it was read to its end")
                 self._missing.pop(number, None)
                 changing_since = changing_since or time.monotonic()

@@ -59,6 +59,22 @@ async def test_one_that_is_gone_is_left_with_an_alarm(bed: Bed) -> None:
     assert (bed.positions[0], bed.ledger.rows[0].object.outcome) == (offsets.after(0), "gone")
 
 
+async def test_one_that_comes_back_after_it_was_given_up_and_a_crash_holds_nothing_up(bed: Bed) -> None:
+    for name in "abcde":
+        bed.put(name, b"1\n")
+    await bed.look()
+    del bed.store.objects["a"]
+    looking = asyncio.create_task(bed.look_on())
+    one = bed.reader(0)
+    while bed.ledger.rows[0].object.outcome is None:
+        await bed.read(one, 0, 100, commits=False)
+    await one.close()
+    bed.put("a", b"2\n")
+    assert [record.value for record in await asyncio.wait_for(rest(bed), 5)] == [b"1"]  # the next of the partition
+    looking.cancel()
+    assert (bed.positions[0], bed.ledger.rows[0].object.outcome) == (offsets.after(4), "changed")
+
+
 @pytest.mark.parametrize("rows_before", [0, 1])
 async def test_nothing_is_gone_before_a_listing_that_began_later_has_ended(bed: Bed, rows_before: int) -> None:
     """A store that was away for a moment costs nothing, in the middle of an object as before it."""
