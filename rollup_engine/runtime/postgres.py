@@ -7,6 +7,7 @@ A fault of the data is raised. Never retried without knowing whether the transac
 import io
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -74,9 +75,15 @@ class PostgresSink:
                 if found is not None and (found.epoch, found.version) == (claim.position.epoch, moved.position.version):
                     return moved  # the COMMIT without an answer took place
             unknown = True
-            async with self._pool.acquire() as connection, connection.transaction():
-                await self._write(connection, claim, moved, writes)
-                injection.passing("sink.commit")
+            async with self._pool.acquire() as connection:
+                if writes.dead_letters is None and not writes.partials:
+                    injection.passing("sink.commit")
+                    await self._move(connection, claim, moved, writes)  # one statement is a transaction
+                else:
+                    async with connection.transaction():
+                        await self._move(connection, claim, moved, writes)
+                        await self._write(connection, writes)
+                        injection.passing("sink.commit")
             return moved
 
         try:
@@ -85,7 +92,8 @@ class PostgresSink:
             self._months.clear()
             raise
 
-    async def _write(self, connection: Connection, claim: Claim, moved: Claim, writes: Writes) -> None:
+    async def _move(self, connection: Connection, claim: Claim, moved: Claim, writes: Writes) -> None:
+        """With the hours in the same transaction, whoever sees these partials sees that the hours' totals lack them."""
         updated = await connection.fetchrow(
             self._query["advance"],
             self._app_id,
@@ -95,23 +103,17 @@ class PostgresSink:
             claim.position.version,
             moved.position.next_offset,
             json.dumps(moved.position.state),
+            *([getattr(books, kind) for books in writes.books] for kind in ("event", "source", *KINDS, "records")),
+            *_hours(writes.partials),
         )
         if updated is None:
             raise ClaimLost
-        if writes.books:
-            kinds = ("event", "source", *KINDS, "records")
-            columns = [[getattr(books, kind) for books in writes.books] for kind in kinds]
-            await connection.execute(self._query["book"], self._app_id, claim.partition, *columns)
+
+    async def _write(self, connection: Connection, writes: Writes) -> None:
         if writes.dead_letters is not None:
             await self._write_letters(connection, writes.dead_letters)
         for partials in writes.partials:
             await _write_partials(connection, partials)
-            await self._note_hours(connection, partials)
-
-    async def _note_hours(self, connection: Connection, partials: Partials) -> None:
-        """In the same transaction: whoever sees these partials sees that the hours' totals lack them."""
-        hours = (partials.frame["window_ms"] // HOUR_MS).unique() * HOUR_MS
-        await connection.execute(self._query["note"], partials.table, [at_time(ms) for ms in hours.to_list()])
 
     async def _write_letters(self, connection: Connection, letters: pl.DataFrame) -> None:
         columns = ["app_id", *(name.replace("record_ms", "recorded_at") for name in letters.columns)]
@@ -182,6 +184,16 @@ def _back_frame(rows: list[tuple[Any, ...]], schema: Schema) -> pl.DataFrame:
     columns |= dict.fromkeys(schema.tuple_columns, pl.String) | {"count": pl.Int64}
     columns |= {aggregate.name: pl.String for aggregate in schema.aggregates}
     return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def _hours(changed: Sequence[Partials]) -> tuple[list[str], list[datetime]]:
+    """(tables, starts): the hours of which there are partials."""
+    tables, starts = list[str](), list[datetime]()
+    for partials in changed:
+        hours = (partials.frame["window_ms"] // HOUR_MS).unique() * HOUR_MS
+        tables += [partials.table] * len(hours)
+        starts += map(at_time, hours)
+    return tables, starts
 
 
 async def _write_partials(connection: Connection, partials: Partials) -> None:

@@ -6,8 +6,8 @@ partials whatever is still noted.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
@@ -80,10 +80,7 @@ async def upkeep_once(
             on_step(report)
 
     query = sql.queries("upkeep")
-    async with pool.acquire() as connection:
-        # The lock is the session's, and not a transaction's: no snapshot of ours may be older than what another process
-        # wrote last. It ends with the session, or as the pool takes the connection back.
-        mine = await connection.fetchval(query["only_one"], app_id)
+    async with _session(pool, app_id) as (connection, mine):
         rollups = await _rollups(connection, app_id) if mine else {}
         await _count_notes(connection, list(rollups))
         if not mine:
@@ -152,6 +149,18 @@ async def upkeep_forever(pool: Pool, app_id: str, *, emit_every_s: float, keep_s
                     deleted=report.partials_deleted,
                 )
         await asyncio.sleep(pause)
+
+
+@asynccontextmanager
+async def _session(pool: Pool, app_id: str) -> AsyncIterator[tuple[Connection, bool]]:
+    """A connection, and whether this process has the pass in hand. That lock is the session's, and not a transaction's:
+    no snapshot of ours may be older than what another process wrote last."""
+    query = sql.queries("upkeep")
+    async with pool.acquire() as connection:
+        try:
+            yield connection, await connection.fetchval(query["only_one"], app_id)
+        finally:
+            await connection.execute(query["let_go"])
 
 
 async def _rollups(connection: Connection, app_id: str) -> dict[str, Rollup]:

@@ -19,29 +19,33 @@ SELECT next_offset, first_offset, epoch, version, state FROM rollup_engine.progr
 WHERE app_id = $1 AND stage = $2 AND source = $3 FOR UPDATE;
 
 -- name: advance
--- The compare-and-set. No row updated: another worker has taken over.
-UPDATE rollup_engine.progress SET next_offset = $6, state = $7, version = version + 1, updated_at = now()
-WHERE app_id = $1 AND stage = $2 AND source = $3 AND epoch = $4 AND version = $5
-RETURNING version;
+-- The compare-and-set, and with it the books and the hours of which partials come. No row: another worker has taken
+-- over, and nothing is written.
+WITH moved AS (
+    UPDATE rollup_engine.progress SET next_offset = $6, state = $7, version = version + 1, updated_at = now()
+    WHERE app_id = $1 AND stage = $2 AND source = $3 AND epoch = $4 AND version = $5
+    RETURNING version
+), booked AS (
+    INSERT INTO rollup_engine.books (app_id, judge, event, source, counted, duplicate, conflicting, late, invalid, unmatched, records)
+    SELECT $1, $3, line.* FROM moved, unnest(
+        $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[]
+    ) AS line
+    ON CONFLICT (app_id, event, source, judge) DO UPDATE SET
+        counted = books.counted + excluded.counted,
+        duplicate = books.duplicate + excluded.duplicate,
+        conflicting = books.conflicting + excluded.conflicting,
+        late = books.late + excluded.late,
+        invalid = books.invalid + excluded.invalid,
+        unmatched = books.unmatched + excluded.unmatched,
+        records = books.records + excluded.records
+), noted AS (
+    INSERT INTO rollup_engine.changes (table_name, tier, start)
+    SELECT hour.table_name, 'hour', hour.start FROM moved, unnest($17::text[], $18::timestamptz[]) AS hour (table_name, start)
+)
+SELECT version FROM moved;
 
 -- name: accepted
 SELECT loss FROM rollup_engine.accepted_losses WHERE app_id = $1 AND stage = $2 AND source = $3;
-
--- name: book
-INSERT INTO rollup_engine.books (app_id, judge, event, source, counted, duplicate, conflicting, late, invalid, unmatched, records)
-SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
-ON CONFLICT (app_id, event, source, judge) DO UPDATE SET
-    counted = books.counted + excluded.counted,
-    duplicate = books.duplicate + excluded.duplicate,
-    conflicting = books.conflicting + excluded.conflicting,
-    late = books.late + excluded.late,
-    invalid = books.invalid + excluded.invalid,
-    unmatched = books.unmatched + excluded.unmatched,
-    records = books.records + excluded.records;
-
--- name: note
--- Partials of these hours have come.
-INSERT INTO rollup_engine.changes (table_name, tier, start) SELECT $1, 'hour', unnest($2::timestamptz[]);
 
 -- name: read_back
 -- The latest partial of each wanted window and tuple, by the table's one index. {table}, {columns}: names.

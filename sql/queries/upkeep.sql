@@ -16,8 +16,11 @@ SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0
 SELECT rollup_engine.note_all($1);
 
 -- name: only_one
--- Of an app id's, until the session ends or gives it back.
+-- Of an app id's, until the session ends or lets go.
 SELECT pg_try_advisory_lock(1919249009, hashtext($1));
+
+-- name: let_go
+SELECT pg_advisory_unlock_all();
 
 -- name: tables
 SELECT table_name, window_ms, ARRAY(SELECT tier FROM rollup_engine.tiers WHERE tiers.table_name = rollups.table_name) AS made

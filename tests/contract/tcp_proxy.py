@@ -12,20 +12,23 @@ Fault = Literal["lose the answer", "lose the commit", "delay the commit"]
 
 
 class Proxy:
-    """Passes everything on, until a COMMIT meets the fault that was ordered; one order, one fault."""
+    """Passes everything on, until a commit meets the fault that was ordered; one order, one fault."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._fault: Fault | None = None
+        self._at = COMMIT
         self._release = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.met = asyncio.Event()  # the server has answered to what was delayed, or whose answer was lost
         self.faults = 0
 
-    def order(self, fault: Fault) -> None:
-        self._fault = fault
+    def order(self, fault: Fault, at: bytes = COMMIT) -> None:
+        """`at`: what is sent to commit; of a single statement, something in its arguments."""
+        self._fault, self._at = fault, at
 
     def release(self) -> None:
-        """Let a delayed COMMIT reach the server."""
+        """Let a delayed commit reach the server."""
         self._release.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,7 +39,7 @@ class Proxy:
         back = asyncio.ensure_future(_pump(server_reader, writer))
         try:
             while data := await reader.read(1 << 16):
-                if self._fault is not None and COMMIT in data:
+                if self._fault is not None and self._at in data:
                     await self._meet(data, back, server_reader, server_writer, writer)
                     return
                 server_writer.write(data)
@@ -70,6 +73,7 @@ class Proxy:
         server_writer.write(data)
         await server_writer.drain()
         await server_reader.read(1)  # it has answered, so it has committed
+        self.met.set()
 
     async def close(self) -> None:
         self._release.set()

@@ -19,7 +19,7 @@ from rollup_engine.runtime.database import persist
 from rollup_engine.runtime.embedded import start_database
 from rollup_engine.runtime.postgres import PostgresSink
 from tests.contract.specs import APP_ID, config, declared, migrated
-from tests.contract.tcp_proxy import Fault, Proxy, proxied
+from tests.contract.tcp_proxy import COMMIT, Fault, Proxy, proxied
 
 PATIENCE_SECONDS = 30
 WINDOW_MS = 1_660_489_800_000
@@ -39,6 +39,9 @@ def writes(window_ms: int = WINDOW_MS, region: str = "eu") -> Writes:
         }
     )
     return Writes(books=(Books("e", "raw/0", counted=1),), partials=(Partials("downloads", frame),))
+
+
+ONE_STATEMENT = Writes(books=writes().books)  # it commits itself
 
 
 async def held(pool: "asyncpg.Pool[asyncpg.Record]") -> tuple[int, int]:
@@ -67,21 +70,37 @@ async def through_proxy(
 
 class TestAmbiguousCommit:
     @pytest.mark.parametrize("fault", ["lose the answer", "lose the commit"])
+    @pytest.mark.parametrize(("wanted", "at"), [(writes(), COMMIT), (ONE_STATEMENT, b'"at"')])
     async def test_the_advance_takes_place_once(
         self,
         through_proxy: tuple[PostgresSink, Proxy],
         declared_pool: "asyncpg.Pool[asyncpg.Record]",
         fault: Fault,
+        wanted: Writes,
+        at: bytes,
     ) -> None:
         sink, proxy = through_proxy
         claim = await sink.claim(DEDUP, "events/0", 0)
-        claim = await sink.advance(claim, 1, {}, writes())
+        claim = await sink.advance(claim, 1, {}, wanted)
         for number in range(2, 5):
-            proxy.order(fault)
-            claim = await sink.advance(claim, number, {"at": number}, writes())
+            proxy.order(fault, at)
+            claim = await sink.advance(claim, number, {"at": number}, wanted)
             assert (claim.next_offset, claim.position.version) == (number, number)
         assert proxy.faults == 3
-        assert await held(declared_pool) == (4, 4)
+        assert await held(declared_pool) == (4, 4 * len(wanted.partials))
+        assert await sink.position(DEDUP, "events/0") == claim.position
+
+    async def test_a_statement_that_arrives_after_it_was_tried_again_does_nothing(
+        self, through_proxy: tuple[PostgresSink, Proxy], declared_pool: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        sink, proxy = through_proxy
+        claim = await sink.claim(DEDUP, "events/0", 0)
+        claim = await sink.advance(claim, 1, {}, ONE_STATEMENT)
+        proxy.order("delay the commit", b'"at"')
+        claim = await sink.advance(claim, 2, {"at": 2}, ONE_STATEMENT)
+        proxy.release()
+        await asyncio.wait_for(proxy.met.wait(), PATIENCE_SECONDS)
+        assert await held(declared_pool) == (2, 0)
         assert await sink.position(DEDUP, "events/0") == claim.position
 
     async def test_a_commit_under_way_is_waited_for(

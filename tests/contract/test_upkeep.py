@@ -397,7 +397,22 @@ class TestPasses:
             assert await connection.fetchval("SELECT pg_try_advisory_lock(1919249009, hashtext($1))", APP_ID)
             assert await upkept(tables) == Report(elsewhere=True)
             assert (await upkeep_once(tables, "another")).elsewhere is False
+            await connection.execute("SELECT pg_advisory_unlock_all()")
         assert (await upkept(tables)).hours == 1
+
+    @pytest.mark.parametrize("fault", [None, RuntimeError, asyncio.CancelledError])
+    async def test_whoever_has_a_pass_in_hand_lets_go_of_it(
+        self, tables: Any, emitter: Emitter, fault: type[BaseException] | None
+    ) -> None:
+        await emitter.emit(of(window(0, 1), 1, "1"))
+
+        def look(report: Report) -> None:
+            if fault is not None:
+                raise fault
+
+        with suppress(*[fault] if fault else []):
+            await upkept(tables, on_step=look)
+        assert await tables.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
     async def test_what_cannot_be_done_keeps_nothing_else_waiting(self, pool: Any) -> None:
         content = config(event_type("download", rollup("broken"), rollup("downloads")))
