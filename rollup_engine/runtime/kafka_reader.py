@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
@@ -21,7 +22,7 @@ from rollup_engine.topology import source_name
 if TYPE_CHECKING:
     from rollup_engine.runtime.kafka import KafkaLog
 
-_FRESH_MS = 50  # waited for what came during a rest: a fetch under way for others, and ours after it
+_FRESH_MS = 100  # waited for what came during a rest: a fetch under way for others, and ours after it
 
 
 class KafkaReader:
@@ -50,34 +51,35 @@ class KafkaReader:
 
     def seek(self, offset: int) -> None:
         self._position, self.opened = offset, True
+        self._consumer.resume(self._partition)  # a session before this one may have ended in a rest
         self._consumer.seek(self._partition, offset)
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
-        await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
-        rested, self._rest_until = self._rest_until > 0, 0.0
+        rested = await self._rest(timeout_ms)
         try:
+            if rested:
+                self._consumer.resume(self._partition)
             records = await self._get(records_max, 0)
-            flowing = rested and bool(records)
-            if flowing and len(records) < records_max:  # fetched as the rest began: what came since is a fetch away
-                await self._move_beyond(records)
-                since = await self._get(records_max - len(records), _FRESH_MS)
-                await self._move_beyond(since)
-                records = [*records, *since]
-            else:
-                if not records and timeout_ms:
-                    records = await self._wait(records_max, timeout_ms)
-                await self._move_beyond(records)
+            if not records and timeout_ms:
+                records = await self._wait(records_max, max(timeout_ms, _FRESH_MS) if rested else timeout_ms)
+            await self._move_beyond(records)
         except KafkaError as error:
             raise BrokerUnavailable(
                 f"Kafka did not give records of {source_of(self._partition)}: {error!r}."
             ) from error
-        end = self._consumer.highwater(self._partition) or 0
         stable = self._consumer.last_stable_offset(self._partition)  # an open transaction is no backlog
-        backlog = (end if stable is None or stable < 0 else stable) > self._position
-        self._consumer.note(busy=flowing or backlog)
-        if self._pause_seconds and 0 < len(records) < records_max and end - self._position < records_max:
-            self._rest_until = time.monotonic() + self._pause_seconds
+        backlog = (self._end() if stable is None or stable < 0 else stable) > self._position
+        self._consumer.note(busy=backlog or (rested and len(records) > 1))
         return records
+
+    async def _rest(self, timeout_ms: int) -> bool:
+        """Whether there was a rest to take; until something is due, or `stop` is set, at most."""
+        until, self._rest_until = self._rest_until, 0.0
+        rest = min(until - time.monotonic(), timeout_ms / 1000)
+        if rest > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), rest)
+        return until > 0
 
     async def _move_beyond(self, records: Sequence[Record]) -> None:
         """Raises `PartitionHalted` unless these are the next there are."""
@@ -90,7 +92,15 @@ class KafkaReader:
     async def _get(self, records_max: int, timeout_ms: int) -> list[Record]:
         found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
         records: list[Record] = found.get(self._partition, [])
+        if self._pause_seconds and 0 < len(records) < records_max and self._end() - records[-1].offset <= records_max:
+            # Before aiokafka fetches ahead: what comes during the rest would not be part of what it holds by then.
+            self._consumer.pause(self._partition)
+            self._rest_until = time.monotonic() + self._pause_seconds
         return records
+
+    def _end(self) -> int:
+        """As of the last fetch."""
+        return self._consumer.highwater(self._partition) or 0
 
     async def _wait(self, records_max: int, timeout_ms: int) -> list[Record]:
         """`_get`, cut short by `stop`. A `getmany` that still waits has taken nothing, so ending it loses nothing."""

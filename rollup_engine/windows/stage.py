@@ -39,7 +39,7 @@ class RollupPartition:
 
     stage = ROLLUP
     records_max = 200
-    pause_seconds = 0.1  # each batch of dedup sends a record to every partition, however few rows it has
+    pause_seconds = 0.5  # but never longer than until the next emission, which is of all that there is by then
 
     def __init__(self, topology: Topology, table: str, partition: int, log: Log, sink: Sink, clock: Clock) -> None:
         self._topology, self._table, self._partition = topology, table, partition

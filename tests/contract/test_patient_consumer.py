@@ -1,4 +1,4 @@
-"""How long a consumer lets Kafka wait for a first record, and how soon it asks again."""
+"""How long a consumer lets Kafka wait for a first record, how soon it asks again, and that it does not in a pause."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from rollup_engine.runtime.kafka_clients import (
     PatientConsumer,
     consumer_options,
 )
+from rollup_engine.runtime.kafka_reader import KafkaReader
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
@@ -85,3 +86,29 @@ async def test_it_asks_again_soon_whatever_it_holds(kafka: str, monkeypatch: pyt
         finally:
             await reader.close()
     assert set(backoffs) == {PREFETCH_BACKOFF_SECONDS}
+
+
+async def test_what_came_in_a_pause_is_one_batch(kafka: str) -> None:
+    """Whichever way the first batch came: aiokafka fetches ahead as soon as it has handed out what it held."""
+    topic = f"patient-{uuid4().hex}"
+    connection = {"bootstrap_servers": kafka}
+    async with KafkaLog.connect(connection) as log:
+        await log.create(topic, 1, {})
+        await wait_for_topics(log, {topic: 1})
+        consumer = PatientConsumer(**consumer_options(Cluster(connection, log.cluster.cluster_id)))
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(topic, 0)])
+            reader = KafkaReader(log, consumer, TopicPartition(topic, 0), pause_seconds=60.0)
+            reader.seek(0)
+            reading = asyncio.create_task(reader.read(10, 20_000))
+            await asyncio.sleep(0.1)
+            await log.append(topic, 0, b"a")
+            assert [record.value for record in await reading] == [b"a"]
+            for batch in ([b"b", b"c"], [b"d", b"e"]):
+                for value in batch:
+                    await log.append(topic, 0, value)
+                    await asyncio.sleep(0.1)
+                assert [record.value for record in await reader.read(10, 1_000)] == batch
+        finally:
+            await consumer.stop()

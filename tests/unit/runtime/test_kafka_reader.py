@@ -1,5 +1,5 @@
-"""When a reader pauses: only where it has read all there is, and more would make the next batch fuller. What came in a
-pause is part of the next batch. And what it tells of being busy."""
+"""When a reader pauses: only where it has read all there is, and more would make the next batch fuller. And when it
+tells its consumer that it is busy."""
 
 import asyncio
 import time
@@ -16,22 +16,23 @@ ONE = TopicPartition("raw", 0)
 
 
 class Consumer:
-    """Gives what it is told to, of a partition that ends at `end`."""
+    """Gives what it is told to, of a partition that ends at `end`; of a paused one nothing, as aiokafka does."""
 
     def __init__(self, gives: list[int], end: int) -> None:
-        self._gives, self._end, self._next = gives, end, 0
+        self._gives, self._end, self.next = gives, end, 0
         self.noted: list[bool] = []
-        self.asked: list[int] = []
         self.stable: int | None = None
+        self.paused = False
 
-    async def getmany(self, *_: object, max_records: int = 0, **__: object) -> dict[TopicPartition, list[Any]]:
-        self.asked.append(max_records)
+    async def getmany(self, *_: object, **__: object) -> dict[TopicPartition, list[Any]]:
+        if self.paused:
+            return {}
         count = self._gives.pop(0)
-        self._next += count
-        return {ONE: [SimpleNamespace(offset=offset) for offset in range(self._next - count, self._next)]}
+        self.next += count
+        return {ONE: [SimpleNamespace(offset=offset) for offset in range(self.next - count, self.next)]}
 
     async def position(self, _: TopicPartition) -> int:
-        return self._next
+        return self.next
 
     def highwater(self, _: TopicPartition) -> int:
         return self._end
@@ -39,76 +40,95 @@ class Consumer:
     def last_stable_offset(self, _: TopicPartition) -> int | None:
         return self.stable
 
-    def seek(self, *_: object) -> None:
-        pass
+    def seek(self, _: TopicPartition, offset: int) -> None:
+        self.next = offset
+
+    def pause(self, _: TopicPartition) -> None:
+        self.paused = True
+
+    def resume(self, _: TopicPartition) -> None:
+        self.paused = False
 
     def note(self, *, busy: bool) -> None:
         self.noted.append(busy)
 
 
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether it paused before each read; no pause takes any time."""
-    slept: list[bool] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds > 0)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    return slept
-
-
-def pausing(consumer: Consumer, start: int = 0, end: int = 0) -> KafkaReader:
-    """Of a partition that holds [start, end)."""
+def pausing(consumer: Consumer, pause_seconds: float = 60.0, stop: asyncio.Event | None = None) -> KafkaReader:
+    """Of a partition that holds [7, 11)."""
 
     async def bounds(*_: object) -> tuple[int, int]:
-        return start, end
+        return 7, 11
 
     log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False), bounds=bounds)
-    return KafkaReader(log, cast("Any", consumer), ONE, pause_seconds=60.0)
+    return KafkaReader(log, cast("Any", consumer), ONE, pause_seconds=pause_seconds, stop=stop)
 
 
 @pytest.mark.parametrize(
     ("gives", "end", "expected"),
     [
-        ([3, 3, 0, 3, 0], 9, [False, True, True]),  # caught up
+        ([3, 3, 3], 9, [True, True, True]),  # caught up
         ([10, 10, 10], 30, [False, False, False]),  # full batches
         ([4, 4, 4], 1_000, [False, False, False]),  # a backlog: what Kafka gave was just no more
-        ([0, 3, 3, 0], 6, [False, False, True]),  # waited for in Kafka already
+        ([0, 0, 3], 3, [False, True]),  # waited for in Kafka already
     ],
 )
-async def test_it_pauses_at_the_end_only(gives: list[int], end: int, expected: list[bool], slept: list[bool]) -> None:
-    reader = pausing(Consumer(gives, end))
-    for _ in expected:
-        await reader.read(10, 0)
-    assert slept == expected
-
-
-async def test_what_came_in_a_pause_is_part_of_the_batch_after_it(slept: list[bool]) -> None:
-    """aiokafka holds what it fetched as the pause began: records that came since would wait for one pause more."""
-    consumer = Consumer([3, 2, 4], 3)
+async def test_it_pauses_at_the_end_only(gives: list[int], end: int, expected: list[bool]) -> None:
+    """And aiokafka fetches nothing meanwhile: what it held would be of the pause's beginning."""
+    consumer = Consumer(gives, end)
     reader = pausing(consumer)
-    await reader.read(10, 0)
-    assert [record.offset for record in await reader.read(10, 0)] == [3, 4, 5, 6, 7, 8]
-    assert consumer.asked == [10, 10, 8]
-    assert consumer.noted == [False, True]
-    assert reader.position == 9
+    for paused in expected:
+        await reader.read(10, 1)
+        assert consumer.paused == paused
 
 
-async def test_records_lost_in_a_pause_are_not_skipped(slept: list[bool]) -> None:
-    consumer = Consumer([3, 2, 4], 11)
-    reader = pausing(consumer, start=7, end=11)
-    await reader.read(10, 0)
-    give = consumer.getmany
+async def test_a_pause_lasts_until_something_is_due_at_most() -> None:
+    reader = pausing(Consumer([3, 3, 3], 9), pause_seconds=0.05)
+    await reader.read(10, 1)
+    started = time.monotonic()
+    assert len(await reader.read(10, 60_000)) == 3
+    assert time.monotonic() - started > 0.04
+    reader = pausing(Consumer([3, 3, 3], 9))
+    await reader.read(10, 1)
+    async with asyncio.timeout(5):
+        assert len(await reader.read(10, 20)) == 3
 
-    async def behind_a_loss(*_: object, max_records: int = 0, **__: object) -> dict[TopicPartition, list[Any]]:
-        if max_records < 10:
-            consumer._next = 7
-        return await give(max_records=max_records)
 
-    consumer.getmany = behind_a_loss  # type: ignore[method-assign]
+async def test_a_stop_ends_a_pause() -> None:
+    consumer, stop = Consumer([3, 3, 3], 9), asyncio.Event()
+    reader = pausing(consumer, stop=stop)
+    await reader.read(10, 1)
+    reading = asyncio.create_task(reader.read(10, 60_000))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    stop.set()
+    async with asyncio.timeout(5):
+        assert len(await reading) == 3
+
+
+async def test_records_lost_in_a_pause_are_not_skipped() -> None:
+    consumer = Consumer([5, 4], 11)
+    reader = pausing(consumer)
+    await reader.read(10, 1)
+    consumer.next = 7
     with pytest.raises(PartitionHalted, match="records 5 to 6 are gone"):
-        await reader.read(10, 0)
+        await reader.read(10, 1)
+
+
+async def test_a_session_that_ended_in_a_pause_does_not_stop_the_next_one() -> None:
+    consumer = Consumer([3, 3], 6)
+    await pausing(consumer).read(10, 1)
+    reader = pausing(consumer)
+    reader.seek(3)
+    assert [record.offset for record in await reader.read(10, 1)] == [3, 4, 5]
+
+
+async def test_it_tells_its_consumer_when_records_come_faster_than_its_pauses() -> None:
+    consumer = Consumer([1, 1, 2], 4)
+    consumer.stable = 0
+    reader = pausing(consumer)
+    for _ in range(3):
+        await reader.read(10, 1)
+    assert consumer.noted == [False, False, True]
 
 
 async def test_it_tells_its_consumer_of_a_backlog() -> None:
