@@ -41,7 +41,7 @@ from rollup_engine.topology import (
 )
 
 log = structlog.get_logger(__name__)
-BATCH_ROWS_MAX = 50_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
+BATCH_ROWS_MAX = 25_000  # judged at a stretch: nothing else of the process runs meanwhile, heartbeats neither
 REBUILD_ROWS = 500_000  # the more ids in order at once, the less each costs; some 100 MB, and half a second
 THREAD_ROWS_MIN = 100_000
 REBUILD_RECORDS = 10_000  # of senders that are idle, and have no rows

@@ -21,7 +21,6 @@ FETCH_BYTES_MAX = 4 << 20  # per partition; also what is buffered of it
 FETCH_WAIT_MS = 500  # in Kafka, for a first record; it answers at once when there is one
 BUSY_FETCH_WAIT_MS = 25  # the same while there is more to read, or records come faster than a reader's pauses
 _BUSY_SECONDS = 1.0  # so long after such were seen last
-PREFETCH_BACKOFF_SECONDS = 0.02  # from one fetch to the next while some of what it brought is still held
 _COMPLAIN_SECONDS = 30.0
 _CANNOT_START = 'Unable connect to "%s:%s": %s'  # said again by the error that follows
 _STOP_SECONDS = 2.0  # to take leave of a broker, which may be gone
@@ -121,22 +120,17 @@ def hand_out_records_as_read() -> None:
 
 
 class PatientConsumer(AIOKafkaConsumer):  # type: ignore[misc]
-    """Lets its fetches wait long in Kafka for records, but not while it is busy; and asks again soon.
+    """Lets its fetches wait long in Kafka for records, but not while it is busy.
 
     aiokafka asks a broker for all partitions of which it holds nothing, one request at a time. While the records of the
     others are being worked off, that names the empty ones only and waits its full time, and a partition that runs out
-    meanwhile gets nothing: it would come to one buffer each half second. Besides, it asks for nothing until all that it
-    holds is 0.1 s old. Hooks into private attributes, with tests.
+    meanwhile gets nothing: it would come to one buffer each half second. A hook into a private attribute, with a test.
     """
 
     _busy_until = 0.0
 
-    async def start(self) -> None:
-        await super().start()
-        self._fetcher._prefetch_backoff = PREFETCH_BACKOFF_SECONDS
-
     def note(self, *, busy: bool) -> None:
-        """Call with every read: whether the partition read has more, or had records as soon as it was asked again."""
+        """Call with every read: whether the partition has more, or records come faster than its reader's pauses."""
         now = time.monotonic()
         if busy:
             self._busy_until = now + _BUSY_SECONDS

@@ -1,4 +1,4 @@
-"""How long a consumer lets Kafka wait for a first record, how soon it asks again, and that it does not in a pause."""
+"""How long a consumer lets Kafka wait for a first record, and that it asks for nothing in a pause."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from rollup_engine.runtime.kafka import KafkaLog, wait_for_topics
 from rollup_engine.runtime.kafka_clients import (
     BUSY_FETCH_WAIT_MS,
     FETCH_WAIT_MS,
-    PREFETCH_BACKOFF_SECONDS,
     Cluster,
     PatientConsumer,
     consumer_options,
@@ -63,29 +62,6 @@ async def test_a_partition_that_runs_out_of_records_does_not_wait_for_those_that
             await until(lambda: FETCH_WAIT_MS in asked, "then it is patient again")
         finally:
             await consumer.stop()
-
-
-async def test_it_asks_again_soon_whatever_it_holds(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """aiokafka must go on asking our hook: what it holds keeps it from asking for as long as was set."""
-    backoffs: list[float] = []
-
-    class Watched(fetcher.FetchResult):  # type: ignore[misc]
-        def __init__(self, *rest: Any, backoff: float, **options: Any) -> None:
-            backoffs.append(backoff)
-            super().__init__(*rest, backoff=backoff, **options)
-
-    monkeypatch.setattr(fetcher, "FetchResult", Watched)
-    topic = f"patient-{uuid4().hex}"
-    async with KafkaLog.connect({"bootstrap_servers": kafka}) as log:
-        await log.create(topic, 1, {})
-        await wait_for_topics(log, {topic: 1})
-        await log.append(topic, 0, b"a record")
-        reader = await log.reader(topic, 0, 0)
-        try:
-            assert [record.value for record in await reader.read(10, 20_000)] == [b"a record"]
-        finally:
-            await reader.close()
-    assert set(backoffs) == {PREFETCH_BACKOFF_SECONDS}
 
 
 async def test_what_came_in_a_pause_is_one_batch(kafka: str) -> None:

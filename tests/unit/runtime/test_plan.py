@@ -98,12 +98,12 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert needs["deltas topics on disk"] == pytest.approx(50e6 * 30 * 2)
     assert needs["Postgres, rows"] == pytest.approx(300 / 30 + 300 / 600)
     assert needs["the same, compacted"] == pytest.approx(300 * 144 * 100)
-    # 40 flushes a second, of 5 MB at most, go to each partition; dedup judges 50,000 of a million rows at a time, and
+    # 40 flushes a second, of 5 MB at most, go to each partition; dedup judges 25,000 of a million rows at a time, and
     # tells every one.
     assert needs["ROLLUP_PARTITIONS"] == 64
-    assert needs["Kafka, packed records"] == pytest.approx(40 * 64 + 1e6 / 50_000 * 64)
+    assert needs["Kafka, packed records"] == pytest.approx(40 * 64 + 1e6 / 25_000 * 64)
     larger = _needs(plan(Load(1e6, 300, 3_600_000, bytes_per_event=50)))
-    assert larger["Kafka, packed records"] == pytest.approx(1e6 / 40_000 * 64 + 1e6 / 50_000 * 64), "40,000 at the most"
+    assert larger["Kafka, packed records"] == pytest.approx(1e6 / 40_000 * 64 + 1e6 / 25_000 * 64), "40,000 at the most"
 
 
 def test_each_rollup_disk_and_slow_load_counts() -> None:
