@@ -55,13 +55,15 @@ class KafkaReader:
         self._consumer.seek(self._partition, offset)
 
     async def read(self, records_max: int, timeout_ms: int) -> Sequence[Record]:
-        rested = await self._rest(timeout_ms)
+        until = time.monotonic() + timeout_ms / 1000
+        rested = await self._rest(until)
         try:
             if rested:
                 self._consumer.resume(self._partition)
+                timeout_ms = max(_FRESH_MS, round((until - time.monotonic()) * 1000))
             records = await self._get(records_max, 0)
             if not records and timeout_ms:
-                records = await self._wait(records_max, max(timeout_ms, _FRESH_MS) if rested else timeout_ms)
+                records = await self._wait(records_max, timeout_ms)
             await self._move_beyond(records)
         except KafkaError as error:
             raise BrokerUnavailable(
@@ -72,14 +74,15 @@ class KafkaReader:
         self._consumer.note(busy=backlog or (rested and len(records) > 1))
         return records
 
-    async def _rest(self, timeout_ms: int) -> bool:
-        """Whether there was a rest to take; until something is due, or `stop` is set, at most."""
-        until, self._rest_until = self._rest_until, 0.0
-        rest = min(until - time.monotonic(), timeout_ms / 1000)
+    async def _rest(self, until: float) -> bool:
+        """Whether there was a rest to take: no longer than `until`, when something may be due, and not once `stop` is
+        set."""
+        rest_until, self._rest_until = self._rest_until, 0.0
+        rest = min(rest_until, until) - time.monotonic()
         if rest > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), rest)
-        return until > 0
+        return rest_until > 0
 
     async def _move_beyond(self, records: Sequence[Record]) -> None:
         """Raises `PartitionHalted` unless these are the next there are."""

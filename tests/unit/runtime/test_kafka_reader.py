@@ -21,10 +21,12 @@ class Consumer:
     def __init__(self, gives: list[int], end: int) -> None:
         self._gives, self._end, self.next = gives, end, 0
         self.noted: list[bool] = []
+        self.waits_ms: list[int] = []
         self.stable: int | None = None
         self.paused = False
 
-    async def getmany(self, *_: object, **__: object) -> dict[TopicPartition, list[Any]]:
+    async def getmany(self, *_: object, timeout_ms: int = 0, **__: object) -> dict[TopicPartition, list[Any]]:
+        self.waits_ms.append(timeout_ms)
         if self.paused:
             return {}
         count = self._gives.pop(0)
@@ -91,6 +93,20 @@ async def test_a_pause_lasts_until_something_is_due_at_most() -> None:
     await reader.read(10, 1)
     async with asyncio.timeout(5):
         assert len(await reader.read(10, 20)) == 3
+
+
+async def test_a_pause_is_part_of_the_time_that_a_read_may_take() -> None:
+    """Or what is due would wait for a second time; but a fetch for what came meanwhile has its time."""
+    consumer = Consumer([3, 0, 0], 3)
+    reader = pausing(consumer, pause_seconds=0.05)
+    await reader.read(10, 1)
+    await reader.read(10, 10_000)
+    assert 0 < consumer.waits_ms[-1] < 9_960
+    consumer = Consumer([3, 0, 0], 3)
+    reader = pausing(consumer)
+    await reader.read(10, 1)
+    await reader.read(10, 20)
+    assert consumer.waits_ms[-1] == 100
 
 
 async def test_a_stop_ends_a_pause() -> None:
