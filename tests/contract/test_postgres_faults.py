@@ -70,7 +70,9 @@ async def through_proxy(
 
 class TestAmbiguousCommit:
     @pytest.mark.parametrize("fault", ["lose the answer", "lose the commit"])
-    @pytest.mark.parametrize(("wanted", "at"), [(writes(), COMMIT), (ONE_STATEMENT, b'"at"')])
+    @pytest.mark.parametrize(
+        ("wanted", "at"), [(writes(), COMMIT), (ONE_STATEMENT, b'"at"')], ids=["COMMIT", "one statement"]
+    )
     async def test_the_advance_takes_place_once(
         self,
         through_proxy: tuple[PostgresSink, Proxy],

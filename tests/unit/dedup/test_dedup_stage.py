@@ -702,7 +702,7 @@ async def test_only_two_empty_records_in_a_row_at_the_mark_make_a_source_idle(be
 
 
 def test_batches_are_cut_by_generation_and_by_rows() -> None:
-    sizes = [(1, 30_000), (1, 15_000), (1, 10_000), (2, 1), (2, 125_000), (2, 1)]
+    sizes = [(1, 15_000), (1, 7_500), (1, 5_000), (2, 1), (2, 60_000), (2, 1)]
     records = [
         (offset, Packed("i", generation, "raw/0", 0, 0, 0, {"t": pl.DataFrame({"offset": range(rows)})}))
         for offset, (generation, rows) in enumerate(sizes)
