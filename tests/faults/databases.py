@@ -30,6 +30,7 @@ WORKER_BYTES_MAX = 1_500 << 20
 CUTS: tuple[Fault, ...] = ("lose the answer", "lose the commit")
 CUTS_EACH = 3
 BEGIN = COMMIT.replace(b"\x0cCOMMIT", b"\x0bBEGIN")
+STATE = b'\x01{"'  # jsonb among the parameters of an advance; one that is not in a transaction commits itself
 DOWN_SECONDS = 60.0
 DOWN_SECONDS_CI = 15.0
 CI_EVENTS = 20_000
@@ -41,7 +42,7 @@ LOCKED_SECONDS = 10.0
 
 
 class CutsPerStage(Proxy):
-    """Knows which stage's transaction a COMMIT ends, by the parameter of its compare-and-set, and cuts many of them."""
+    """Knows which stage's advance is committed, by the parameter of its compare-and-set, and cuts many of them."""
 
     def __init__(self, host: str, port: int, stages: Sequence[str], rng: random.Random) -> None:
         super().__init__(host, port)
@@ -52,11 +53,11 @@ class CutsPerStage(Proxy):
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await super().serve(_Watched(reader, self), writer)
 
-    def passes(self, stage: str) -> None:
-        """A COMMIT of the stage is next: now and then, it meets a fault."""
+    def passes(self, stage: str, at: bytes) -> None:
+        """A commit of the stage is next: now and then, it meets a fault."""
         fault = self._rng.choice(CUTS)
         if self.cutting and (self._rng.random() < 0.1 or self.cut[stage, fault] < CUTS_EACH):
-            self.order(fault)
+            self.order(fault, at)
             self.cut[stage, fault] += 1
 
     @property
@@ -69,18 +70,21 @@ class _Watched(asyncio.StreamReader):
 
     def __init__(self, reader: asyncio.StreamReader, proxy: CutsPerStage) -> None:
         super().__init__()
-        self._from, self._cuts, self._stage = reader, proxy, ""
+        self._from, self._cuts, self._stage, self._begun = reader, proxy, "", False
 
     async def read(self, n: int = -1) -> bytes:
         data = await self._from.read(n)
         if BEGIN in data:
-            self._stage = ""
+            self._stage, self._begun = "", True
         for stage in ("route", "dedup", "rollup"):
             if len(stage).to_bytes(4, "big") + stage.encode() in data:
                 self._stage = stage
-        if COMMIT in data and self._stage:
-            self._cuts.passes(self._stage)
+        commit = COMMIT if self._begun else STATE
+        if commit in data and self._stage:
+            self._cuts.passes(self._stage, commit)
             self._stage = ""
+        if COMMIT in data:
+            self._begun = False
         return data
 
 
