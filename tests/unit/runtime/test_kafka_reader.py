@@ -107,6 +107,11 @@ async def test_a_pause_is_part_of_the_time_that_a_read_may_take() -> None:
     await reader.read(10, 1)
     await reader.read(10, 20)
     assert consumer.waits_ms[-1] == 100
+    consumer = Consumer([3, 2, 0, 0], 5)
+    reader = pausing(consumer)
+    for _ in range(3):
+        await reader.read(10, 20)
+    assert consumer.waits_ms[-1] == 400, "where records flow, some are on their way"
 
 
 async def test_a_stop_ends_a_pause() -> None:
