@@ -6,7 +6,8 @@
     ROLLUP_INJECT=kill:route.sent,clock:60000
 
 Points: route.sent, route.advanced, dedup.sent, dedup.advanced (before the store's write), dedup.stored,
-rollup.advanced, sink.commit (everything written, COMMIT not sent), replay.sent (a letter, before that is in Postgres).
+rollup.advanced, sink.commit (all of a transaction written, COMMIT not sent), replay.sent (a letter, before that is in
+Postgres).
 """
 
 import os

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # machine these take their time; where there is likely nothing, less of it is spent.
 _FRESH_MS = 400
 _FRESH_MS_MAYBE = 100
+_MARKERS_MAX = 10  # control records of transactions may follow the last record there is
 
 
 class KafkaReader:
@@ -64,8 +65,8 @@ class KafkaReader:
         try:
             if rested:
                 self._consumer.resume(self._partition)
-                least_ms = _FRESH_MS if self._flowing else _FRESH_MS_MAYBE
-                timeout_ms = max(least_ms, round((until - time.monotonic()) * 1000))
+                left_ms = 0 if self._stop.is_set() else round((until - time.monotonic()) * 1000)
+                timeout_ms = max(left_ms, _FRESH_MS if self._flowing else _FRESH_MS_MAYBE)
             records = await self._get(records_max, 0)
             if not records and timeout_ms:
                 records = await self._wait(records_max, timeout_ms)
@@ -101,7 +102,7 @@ class KafkaReader:
     async def _get(self, records_max: int, timeout_ms: int) -> list[Record]:
         found = await self._consumer.getmany(self._partition, timeout_ms=timeout_ms, max_records=records_max)
         records: list[Record] = found.get(self._partition, [])
-        if self._pause_seconds and 0 < len(records) < records_max and self._end() - records[-1].offset <= records_max:
+        if self._pause_seconds and 0 < len(records) < records_max and self._end() - records[-1].offset <= _MARKERS_MAX:
             # Before aiokafka fetches ahead: what comes during the rest would not be part of what it holds by then.
             self._consumer.pause(self._partition)
             self._rest_until = time.monotonic() + self._pause_seconds

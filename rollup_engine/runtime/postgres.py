@@ -1,7 +1,8 @@
 """The sink in PostgreSQL: claims, the fenced advance with what is written in it, and reading totals back.
 
-A fault of the database is waited out (backpressure), with the outcome of a COMMIT without an answer read back first.
-A fault of the data is raised. Never retried without knowing whether the transaction before it took place.
+A fault of the database is waited out (backpressure). Tried again after a commit without an answer, an advance waits for
+it if it is under way, and finds its row moved if it took place: then it reads back that it was itself. A fault of the
+data is raised.
 """
 
 import io
@@ -70,20 +71,20 @@ class PostgresSink:
 
         async def attempt() -> Claim:
             nonlocal unknown
-            if unknown:
-                found = await self._position("position_settled", claim.stage, claim.partition)
-                if found is not None and (found.epoch, found.version) == (claim.position.epoch, moved.position.version):
-                    return moved  # the COMMIT without an answer took place
-            unknown = True
-            async with self._pool.acquire() as connection:
-                if writes.dead_letters is None and not writes.partials:
-                    injection.passing("sink.commit")
-                    await self._move(connection, claim, moved, writes)  # one statement is a transaction
-                else:
-                    async with connection.transaction():
-                        await self._move(connection, claim, moved, writes)
-                        await self._write(connection, writes)
-                        injection.passing("sink.commit")
+            again, unknown = unknown, True
+            try:
+                async with self._pool.acquire() as connection:
+                    if writes.dead_letters is None and not writes.partials:
+                        await self._move(connection, claim, moved, writes)  # one statement is a transaction
+                    else:
+                        async with connection.transaction():
+                            await self._move(connection, claim, moved, writes)
+                            await self._write(connection, writes)
+                            injection.passing("sink.commit")
+            except ClaimLost:
+                found = await self._position("position", claim.stage, claim.partition) if again else None
+                if found is None or (found.epoch, found.version) != (claim.position.epoch, moved.position.version):
+                    raise  # otherwise it was the try before: a commit without an answer
             return moved
 
         try:

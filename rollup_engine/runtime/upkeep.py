@@ -160,7 +160,11 @@ async def _session(pool: Pool, app_id: str) -> AsyncIterator[tuple[Connection, b
         try:
             yield connection, await connection.fetchval(query["only_one"], app_id)
         finally:
-            await connection.execute(query["let_go"])
+            try:
+                await connection.execute(query["let_go"])
+            except BaseException:
+                connection.terminate()  # which ends the session
+                raise
 
 
 async def _rollups(connection: Connection, app_id: str) -> dict[str, Rollup]:

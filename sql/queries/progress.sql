@@ -13,11 +13,6 @@ WHERE app_id = $1 AND stage = $2 AND source = $3;
 SELECT stage, source, next_offset, first_offset, epoch, version, state FROM rollup_engine.progress
 WHERE app_id = $1 AND stage = ANY ($2);
 
--- name: position_settled
--- Waits for a transaction that is still ending on the row: after a COMMIT without an answer.
-SELECT next_offset, first_offset, epoch, version, state FROM rollup_engine.progress
-WHERE app_id = $1 AND stage = $2 AND source = $3 FOR UPDATE;
-
 -- name: advance
 -- The compare-and-set, and with it the books and the hours of which partials come. No row: another worker has taken
 -- over, and nothing is written.

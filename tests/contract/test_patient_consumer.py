@@ -75,7 +75,7 @@ async def test_what_came_in_a_pause_is_one_batch(kafka: str) -> None:
         await consumer.start()
         try:
             consumer.assign([TopicPartition(topic, 0)])
-            reader = KafkaReader(log, consumer, TopicPartition(topic, 0), pause_seconds=60.0)
+            reader = KafkaReader(log, consumer, TopicPartition(topic, 0), pause_seconds=0.01)
             reader.seek(0)
             reading = asyncio.create_task(reader.read(10, 20_000))
             await asyncio.sleep(0.1)
@@ -85,6 +85,6 @@ async def test_what_came_in_a_pause_is_one_batch(kafka: str) -> None:
                 for value in batch:
                     await log.append(topic, 0, value)
                     await asyncio.sleep(0.1)
-                assert [record.value for record in await reader.read(10, 1_000)] == batch
+                assert [record.value for record in await reader.read(10, 20_000)] == batch
         finally:
             await consumer.stop()

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import polars as pl
@@ -104,6 +105,30 @@ class TestAmbiguousCommit:
         await asyncio.wait_for(proxy.met.wait(), PATIENCE_SECONDS)
         assert await held(declared_pool) == (2, 0)
         assert await sink.position(DEDUP, "events/0") == claim.position
+
+    async def test_a_statement_that_arrives_as_it_is_tried_again_took_place(
+        self,
+        through_proxy: tuple[PostgresSink, Proxy],
+        declared_pool: "asyncpg.Pool[asyncpg.Record]",
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The second try finds the row moved, and that was nobody else."""
+        sink, proxy = through_proxy
+        claim = await sink.claim(DEDUP, "events/0", 0)
+        claim = await sink.advance(claim, 1, {}, ONE_STATEMENT)
+        move = sink._move
+
+        async def once_it_arrived(*args: Any) -> None:
+            if proxy.faults:
+                proxy.release()
+                await asyncio.wait_for(proxy.met.wait(), PATIENCE_SECONDS)
+            await move(*args)
+
+        monkeypatch.setattr(sink, "_move", once_it_arrived)
+        proxy.order("delay the commit", b'"at"')
+        moved = await sink.advance(claim, 2, {"at": 2}, ONE_STATEMENT)
+        assert await held(declared_pool) == (2, 0)
+        assert await sink.position(DEDUP, "events/0") == moved.position
 
     async def test_a_commit_under_way_is_waited_for(
         self, through_proxy: tuple[PostgresSink, Proxy], declared_pool: "asyncpg.Pool[asyncpg.Record]"

@@ -53,16 +53,8 @@ POSTGRES = [
         "Postgres: a COMMIT without an answer is read back",
         PostgresSink,
         "advance",
-        "if unknown:",
-        "if False:",
+        " if again else None",
+        " if False else None",
         test=f"{FAULT_TESTS}::TestAmbiguousCommit::test_the_advance_takes_place_once[COMMIT-lose the answer]",
-    ),
-    without(
-        "Postgres: reading back waits for a COMMIT under way",
-        QUERIES,
-        "position_settled",
-        " FOR UPDATE",
-        "",
-        test=f"{FAULT_TESTS}::TestAmbiguousCommit::test_a_commit_under_way_is_waited_for",
     ),
 ]
