@@ -30,6 +30,7 @@ WORKER_BYTES_MAX = 1_500 << 20
 CUTS: tuple[Fault, ...] = ("lose the answer", "lose the commit")
 CUTS_EACH = 3
 BEGIN = COMMIT.replace(b"\x0cCOMMIT", b"\x0bBEGIN")
+ROLLBACK = COMMIT.replace(b"\x0cCOMMIT", b"\x0eROLLBACK")
 STATE = b'\x01{"'  # jsonb among the parameters of an advance; one that is not in a transaction commits itself
 DOWN_SECONDS = 60.0
 DOWN_SECONDS_CI = 15.0
@@ -83,7 +84,7 @@ class _Watched(asyncio.StreamReader):
         if commit in data and self._stage:
             self._cuts.passes(self._stage, commit)
             self._stage = ""
-        if COMMIT in data:
+        if COMMIT in data or ROLLBACK in data:
             self._begun = False
         return data
 
