@@ -3,6 +3,7 @@ tells its consumer that it is busy."""
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from rollup_engine.errors import PartitionHalted
+from rollup_engine.ports import Record
 from rollup_engine.runtime.kafka_reader import KafkaReader
 
 ONE = TopicPartition("raw", 0)
@@ -63,6 +65,16 @@ def pausing(consumer: Consumer, pause_seconds: float = 60.0, stop: asyncio.Event
 
     log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False), bounds=bounds)
     return KafkaReader(log, cast("Any", consumer), ONE, pause_seconds=pause_seconds, stop=stop)
+
+
+async def stopped(reader: KafkaReader, stop: asyncio.Event) -> Sequence[Record]:
+    """What a read gives that is under way, and would be for a minute, as `stop` is set."""
+    reading = asyncio.create_task(reader.read(10, 60_000))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    stop.set()
+    async with asyncio.timeout(5):
+        return await reading
 
 
 @pytest.mark.parametrize(
@@ -120,12 +132,7 @@ async def test_a_stop_ends_a_pause() -> None:
     consumer, stop = Consumer([3, 0, 0], 3), asyncio.Event()
     reader = pausing(consumer, stop=stop)
     await reader.read(10, 1)
-    reading = asyncio.create_task(reader.read(10, 60_000))
-    await asyncio.sleep(0.01)
-    assert not reading.done()
-    stop.set()
-    async with asyncio.timeout(5):
-        assert await reading == []
+    assert await stopped(reader, stop) == []
     assert consumer.waits_ms[-1] == 100, "nor does it wait for more"
 
 
@@ -194,12 +201,8 @@ async def test_a_stop_cuts_a_wait_short_and_loses_nothing() -> None:
     log: Any = SimpleNamespace(cluster=SimpleNamespace(embedded=False))
     consumer, stop = Slow(), asyncio.Event()
     reader = KafkaReader(log, cast("Any", consumer), ONE, stop=stop)
-    reading = asyncio.create_task(reader.read(10, 60_000))
-    await asyncio.sleep(0.01)
-    assert not reading.done()
-    stop.set()
+    assert await stopped(reader, stop) == []
     async with asyncio.timeout(5):
-        assert await reading == []
         started = time.monotonic()
         assert await reader.read(10, 20) == []  # what is left is worked off: a wait is a wait again
         assert time.monotonic() - started > 0.015
