@@ -52,7 +52,11 @@ DIMENSIONS = {
         "The ids of before are written into the stores in the order of their keys, as large sorted files.",
     ),
     "events": Dimension(
-        "events", (1_000_000, 3_000_000, 10_000_000, 30_000_000), lambda size, plain: Point(replace(plain, events=size))
+        "events",
+        (1_000_000, 3_000_000, 10_000_000, 30_000_000),
+        lambda size, plain: Point(replace(plain, events=size)),
+        "`work` fills its id stores' tables in memory and their cache, 400 MB at most; from there on it grows by the"
+        " filters of the ids it remembers.",
     ),
     "raw-partitions": Dimension("raw partitions", (1, 2, 4, 8, 16), lambda size, plain: Point(plain, partitions=size)),
     "rollups": Dimension("rollups per event type", (1, 2, 4, 8), lambda size, plain: Point(plain, rollups=size)),
