@@ -24,23 +24,30 @@ UPKEEP_FAULTS = Counter("rollup_upkeep_faults", "Passes of upkeep that failed, a
 
 
 def configure_logging(level: str, form: str) -> None:
-    """Structured log lines on stderr: for people on a console, or one JSON object a line."""
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    """Structured log lines on stderr: for people on a console, or one JSON object a line, libraries' lines included."""
+    said: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    written: list[structlog.typing.Processor]
+    if form == "json":
+        written = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        traceback = structlog.dev.plain_traceback  # the default one shows local variables, and so passwords
+        written = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if form == "json" else []),
-            renderer,
-        ],
+        processors=[*said, *written],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), stream=sys.stderr)
+    of_libraries = logging.StreamHandler(sys.stderr)
+    of_libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
+            foreign_pre_chain=[*said, structlog.stdlib.add_logger_name],
+        )
+    )
+    logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[of_libraries])
     # Faust's clock watch: a batch that holds the event loop for a second is no fault, and the user can do nothing.
     logging.getLogger("mode.timers").setLevel(logging.ERROR)
