@@ -55,8 +55,8 @@ DIMENSIONS = {
         "events",
         (1_000_000, 3_000_000, 10_000_000, 30_000_000),
         lambda size, plain: Point(replace(plain, events=size)),
-        "`work` fills its id stores' tables in memory and their cache, 400 MB at most; from there on it grows by the"
-        " filters of the ids it remembers.",
+        "`work` fills its id stores' tables in memory and their cache, 400 MB at most, and keeps 1.5 bytes of filters"
+        " for each id; the rest is what it has in hand.",
     ),
     "raw-partitions": Dimension("raw partitions", (1, 2, 4, 8, 16), lambda size, plain: Point(plain, partitions=size)),
     "rollups": Dimension("rollups per event type", (1, 2, 4, 8), lambda size, plain: Point(plain, rollups=size)),
