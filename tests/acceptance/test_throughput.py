@@ -1,7 +1,7 @@
 """The end-to-end rate against a plain drain of the same topic in the same run: not below half of the recorded ratio.
 
 A ratio, so that a slow machine slows both; the best of a few runs, so that a moment's noise does not count. To record
-another: `python -m benchmarks end_to_end --events 200000 --only engine,drain`, and `benchmarks/recorded.json`.
+another: `python -m benchmarks end_to_end --events 600000 --only engine,drain`, and `benchmarks/recorded.json`.
 """
 
 import json
