@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ BUSY_FETCH_WAIT_MS = 25  # the same while there is more to read, or records come
 _BUSY_SECONDS = 1.0  # so long after such were seen last
 _COMPLAIN_SECONDS = 30.0
 _CANNOT_START = 'Unable connect to "%s:%s": %s'  # said again by the error that follows
+_NO_COORDINATOR = "Group Coordinator Request failed: %s"  # a new cluster makes its topic of offsets first
+_SETTLING_SECONDS = 10.0  # so long that passes for a new cluster
 _STOP_SECONDS = 2.0  # to take leave of a broker, which may be gone
 
 
@@ -69,15 +72,22 @@ class _Sparse(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[tuple[str, str], float] = {}
+        self._no_coordinator = -math.inf, -math.inf  # since when, and when it was said last
 
     def filter(self, record: logging.LogRecord) -> bool:
         key, now = (record.name, str(record.msg)), time.monotonic()
-        if key[1] == _CANNOT_START:
+        if key[1] == _CANNOT_START or (key[1] == _NO_COORDINATOR and self._settles(now)):
             return False
         if now - self._said.get(key, -_COMPLAIN_SECONDS) < _COMPLAIN_SECONDS:
             return False
         self._said[key] = now
         return True
+
+    def _settles(self, now: float) -> bool:
+        since, last = self._no_coordinator
+        since = since if now - last < _SETTLING_SECONDS else now  # otherwise it had come to an end
+        self._no_coordinator = since, now
+        return now - since < _SETTLING_SECONDS
 
 
 _sparse = _Sparse()
