@@ -69,7 +69,7 @@ async def test_what_is_judged_at_a_time_has_a_limit(monkeypatch: pytest.MonkeyPa
     intake = kafka.intake(ingest_timeout_s=5)
     judged = await asyncio.gather(*(intake.take([submitted(str(n))]) for n in range(9)))
     assert [one.accepted[0].key for one in judged] == [str(n) for n in range(9)]
-    assert [len(values) for values, _ in kafka.made[0].sent] == [4, 4, 1]
+    assert sorted(len(values) for values, _ in kafka.made[0].sent) == [1, 4, 4], "in whatever order: all came at once"
 
 
 async def test_no_acknowledgement_in_time() -> None:
