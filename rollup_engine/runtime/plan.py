@@ -161,7 +161,7 @@ def plan(load: Load) -> Plan:
         Need("Postgres, rows", rows, "rows/s", "partial rollups, the final ones included"),
         Need("Postgres, commits", commits, "commits/s", "one with every batch of every stage"),
         Need("Postgres, disk a day", finals * day_rows, "B", "the latest partial of each window and group"),
-        Need("partials written a day", rows * day_rows, "B", "superseded ones are deleted after an hour"),
+        Need("partials written a day", rows * day_rows, "B", "superseded ones are deleted, by default in 1h"),
     )
     disks = raw_disk + events_disk + deltas_disk
     brokers = max(total * REPLICAS.value / BROKER_WRITES.value, (event_records + delta_records) / BROKER_RECORDS.value)
