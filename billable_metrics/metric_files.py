@@ -152,7 +152,8 @@ def _metric(root: Node, text: str, file: str, reader: Reader) -> Metric | None:
 def _parameters(node: Node | None, reader: Reader) -> dict[str, Parameter]:
     example = "name: {type: number, default: 0, description: …}"
     entries = reader.mapping(node, "'parameters'", {}, {}, example) or {}
-    places = {key.text: key.place for key, _ in node.entries if isinstance(key, YamlScalar)} if entries else {}  # type: ignore[union-attr]
+    named = node.entries if isinstance(node, YamlMap) else ()
+    places = {key.text: key.place for key, _ in named if isinstance(key, YamlScalar)}
     if node is not None and len(entries) > PARAMETERS_MAX:
         reader.wrong(node.place, f"more than {PARAMETERS_MAX} parameters", "Remove some.")
     parameters = {}

@@ -148,7 +148,7 @@ class Meter(asyncio.Protocol):
     @classmethod
     def put_before(cls, connection: asyncpg.Connection, bytes_max: int) -> Meter:
         """Counts from now on what comes in on the connection."""
-        transport = cast(asyncio.Transport, connection._transport)  # type: ignore[attr-defined]
+        transport = cast(asyncio.Transport, connection._transport)  # type: ignore[attr-defined]  # no public way
         meter = cls(cast(asyncio.Protocol, transport.get_protocol()), transport, bytes_max)
         transport.set_protocol(meter)
         return meter

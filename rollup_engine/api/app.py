@@ -72,7 +72,7 @@ def application(services: Callable[[], AbstractAsyncContextManager[Services]], s
     )
     app.add_middleware(Interrupted)
     app.add_middleware(Measuring)
-    app.openapi = lambda: documents.document(app, ingest_documents.MODELS)  # type: ignore[method-assign]
+    app.openapi = lambda: documents.document(app, ingest_documents.MODELS)  # type: ignore[method-assign]  # as FastAPI says
     return app
 
 

@@ -78,7 +78,7 @@ async def volume(
             plan = _plan(rollup, table, customer, begin, until)
             if plan is not None:
                 found = await services.runner.run(plan, now.catalog, caller=key.id)
-                rows += [(one.event, hour, count) for hour, count in found.rows]  # type: ignore[misc]
+                rows += [(one.event, hour, count) for hour, count in found.rows]  # type: ignore[misc]  # `_plan`'s columns
         services.cache.put(kept, rows, len(rows))
     behind = [row for row in rows if last is None or row[:2] > last]
     page = behind[: services.page_rows(limit)]

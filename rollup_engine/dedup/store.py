@@ -135,7 +135,7 @@ class RocksIds:
 
     def get(self, keys: list[bytes]) -> list[bytes | None]:
         with self._intact():
-            found: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type,assignment]
+            found: list[bytes | None] = self._db.get(keys)  # type: ignore[arg-type,assignment]  # its stub: a union
         return found
 
     def write(self, keys: Sequence[bytes], values: Sequence[bytes], position: int, incarnation: str) -> None:

@@ -84,6 +84,7 @@ class _Sparse(logging.Filter):
         return True
 
     def _settles(self, now: float) -> bool:
+        """Whether the coordinator has been missing for so short a time that a new cluster explains it."""
         since, last = self._no_coordinator
         since = since if now - last < _SETTLING_SECONDS else now  # otherwise it had come to an end
         self._no_coordinator = since, now
@@ -129,7 +130,7 @@ def hand_out_records_as_read() -> None:
     PartitionRecords._consumer_record = lambda self, partition, record: record
 
 
-class PatientConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+class PatientConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has no types
     """Lets its fetches wait long in Kafka for records, but not while it is busy.
 
     aiokafka asks a broker for all partitions of which it holds nothing, one request at a time. While the records of the

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -65,7 +66,7 @@ class PostgresSink:
 
     async def advance(self, claim: Claim, next_offset: int, state: Mapping[str, object], writes: Writes) -> Claim:
         for partials in writes.partials:
-            await persist("make months", lambda p=partials: self._make_months(p))  # type: ignore[misc]
+            await persist("make months", partial(self._make_months, partials))
         moved = claim.advanced(next_offset, state)
         unknown = False  # whether an earlier try may have been committed
 
@@ -143,7 +144,7 @@ class PostgresSink:
     async def read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:
         frames = [_back_frame([], schema)]
         for part in wanted.iter_slices(_READ_BACK_ROWS):
-            frames.append(await persist("read back", lambda p=part: self._read_back(schema, p)))  # type: ignore[misc]
+            frames.append(await persist("read back", partial(self._read_back, schema, part)))
         return pl.concat(frames)
 
     async def _read_back(self, schema: Schema, wanted: pl.DataFrame) -> pl.DataFrame:

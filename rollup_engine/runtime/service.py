@@ -40,7 +40,7 @@ SESSION_TIMEOUT_MS = 10_000
 HEARTBEAT_MS = 2_000
 
 
-class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]
+class StageService(Service, ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Runs `make(partition)` for every partition the group assigns to this process."""
 
     def __init__(
